@@ -1,0 +1,1 @@
+"""Decisions, without I/O: values in, values out."""

@@ -1,0 +1,1 @@
+"""Acts: each module here touches one outside thing."""

@@ -1,0 +1,1 @@
+"""Buckets: uploads and presigned URLs (extra `publish`)."""
