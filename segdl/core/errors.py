@@ -1,0 +1,220 @@
+"""Every failure, sorted by what to do next.
+
+`SegdlError` is the root. Under it stand families, each named for the next move:
+
+- `TransientError`  the same work, later (the schedule says when)
+- `StaleError`      the world changed: the object is another one now, start it again
+- `ExpiredError`    needs a fresh URL; what is held stays
+- `RefusedError`    this URL will never give the object: next mirror, or a fresh manifest
+- `ContentError`    the bytes are not what the manifest promised
+- `DiskError`       the local disk is in the way
+- `ManifestError`   before any of it: nothing was fetched
+
+Errors carry facts as attributes; the message is one sentence that names the next step.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a run ends with, as scripts see it (the contract's table)."""
+
+    DONE = 0
+    MIXED = 1
+    USAGE = 2
+    LINKS = 3
+    CONTENT = 4
+    DISK = 5
+    BUSY = 6
+    NETWORK = 7
+    HANGUP = 129
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class SegdlError(Exception):
+    """The root of everything that segdl raises on purpose.
+
+    Attributes: `target` (path within the order, or None), `status` (HTTP status, or None), `code`
+    (the server's own error code, or None), `request_id` (the server's, to quote to its operator),
+    `exit_code` (what a run ends with, if this is what ended it).
+    """
+
+    exit_code: ExitCode = ExitCode.MIXED
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        target: str | None = None,
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.target = target
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+
+    @property
+    def cause(self) -> str:
+        """The kind of failure in one word, for programs: `expired`, `disk_full`, `digest`, …"""
+        return _snake(type(self).__name__.removesuffix("Error"))
+
+
+class UsageError(SegdlError):
+    """An option or an argument is wrong; nothing was done."""
+
+    exit_code = ExitCode.USAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong in a manifest: where, and what was expected."""
+
+    where: str  # "order.yaml:12"
+    field: str  # "files[3].size", or "" for the whole
+    problem: str
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.where, self.field, self.problem)))
+
+
+class ManifestError(SegdlError):
+    """The manifest is not valid; nothing was fetched. `faults` holds every fault, in order."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, faults: tuple[Fault, ...]) -> None:
+        super().__init__("\n".join(map(str, faults)))
+        self.faults = faults
+
+
+class LockedError(SegdlError):
+    """Another segdl is at work in that directory."""
+
+    exit_code = ExitCode.BUSY
+
+
+class TransientError(SegdlError):
+    """The same work, later. `retry_after` is what the server asked for, in seconds, or None."""
+
+    exit_code = ExitCode.NETWORK
+
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, status: int | None = None,
+        code: str | None = None, request_id: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(message, status=status, code=code, request_id=request_id)
+        self.retry_after = retry_after
+
+
+class BrokenError(TransientError):
+    """The connection broke, stalled or was cut short; the bytes that came are kept."""
+
+
+class MisansweredError(TransientError):
+    """The answer is not the one that was asked for; no byte of it was believed."""
+
+
+class BusyError(TransientError):
+    """The host is down or overloaded: hold it back, ask with one probe (uses up no retries)."""
+
+
+class UnreachableError(SegdlError):
+    """Retries or patience are used up, TLS is not valid, or a redirect was refused."""
+
+    exit_code = ExitCode.NETWORK
+
+
+class StaleError(SegdlError):
+    """The object is not the one whose bytes are held: it was replaced on the server."""
+
+    exit_code = ExitCode.NETWORK
+
+
+class NoRangesError(SegdlError):
+    """The server ignores `Range`: this target comes as one stream from the start."""
+
+    exit_code = ExitCode.NETWORK
+
+
+class ExpiredError(SegdlError):
+    """The URL has ended. Get a fresh manifest and run again; what is held stays."""
+
+    exit_code = ExitCode.LINKS
+
+
+class RefusedError(SegdlError):
+    """The server refuses this URL, or has nothing there (401, 403, 404, 410, …)."""
+
+    exit_code = ExitCode.LINKS
+
+
+class ContentError(SegdlError):
+    """The content is not what the manifest promised, even fetched again."""
+
+    exit_code = ExitCode.CONTENT
+
+
+class SizeError(ContentError):
+    """The object's size is not the manifest's."""
+
+
+class DigestError(ContentError):
+    """A digest does not match. `algorithm`, `expected` and `found` say which."""
+
+    def __init__(self, message: str, *, algorithm: str, expected: str, found: str) -> None:
+        super().__init__(message)
+        self.algorithm = algorithm
+        self.expected = expected
+        self.found = found
+
+
+class DiskError(SegdlError):
+    """The local disk is read-only, broken, or not ours to write to."""
+
+    exit_code = ExitCode.DISK
+
+
+class DiskFullError(DiskError):
+    """No space left. `missing` is the number of bytes to free, as far as is known."""
+
+    def __init__(self, message: str, *, missing: int | None = None) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+def disk_error(error: OSError) -> DiskError:
+    """What an error of the local disk means, in one sentence that says what to do."""
+    reason = os.strerror(error.errno) if error.errno else "it failed"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return DiskFullError(f"the disk takes no more ({reason}): free some space and run again")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return DiskError(f"too many files are open ({reason}): raise `ulimit -n` and run again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return DiskError(f"segdl may not write there ({reason}): mend the rights and run again")
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return OccupiedError("a link or a file stands where a folder should be: take it away")
+    return DiskError(f"the disk failed ({reason}): mend it and run again")
+
+
+class OccupiedError(DiskError):
+    """A file with other content stands where the target should go."""
+
+
+class StoppedError(SegdlError):
+    """The run was stopped from outside; all that was fetched is kept."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+def _snake(name: str) -> str:
+    return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")

@@ -1,0 +1,150 @@
+"""What happened: facts with absolute counts, for listeners that the engine does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+
+def timestamp() -> str:
+    """The time now as RFC 3339 has it, in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """The root of all events. `event` is the kind's name in NDJSON."""
+
+    event: ClassVar[str] = ""
+    time: str = field(default_factory=timestamp)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The event as NDJSON has it."""
+        facts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"event": self.event, **facts}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderStarted(Event):
+    """`bytes` is the order's size as far as it is known, `held` what is on disk already."""
+
+    event: ClassVar[str] = "order_started"
+    targets: int
+    bytes: int | None
+    held: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetStarted(Event):
+    """The first answer (or the index) told what the target is."""
+
+    event: ClassVar[str] = "target_started"
+    target: str
+    size: int | None
+    etag: str | None
+    held: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress(Event):
+    """At most ten a second. `rate` is bytes a second over the last seconds."""
+
+    event: ClassVar[str] = "progress"
+    bytes: int
+    total: int | None
+    rate: float
+    connections: int
+    in_flight: Mapping[str, tuple[int, int | None]]  # path: (bytes, size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentDone(Event):
+    """A segment is verified as far as it can be alone, and recorded."""
+
+    event: ClassVar[str] = "segment_done"
+    target: str
+    segment: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry(Event):
+    """A segment will be tried again in `wait` seconds."""
+
+    event: ClassVar[str] = "retry"
+    target: str
+    segment: int
+    cause: str
+    message: str
+    wait: float
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throttled(Event):
+    """A host is down or busy: it is held back for `wait` seconds, then asked with one probe."""
+
+    event: ClassVar[str] = "throttled"
+    host: str
+    wait: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UrlExpired(Event):
+    """A share URL has ended; its target waits for a fresh one."""
+
+    event: ClassVar[str] = "url_expired"
+    target: str
+    message: str
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetPaused(Event):
+    event: ClassVar[str] = "target_paused"
+    target: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetResumed(Event):
+    event: ClassVar[str] = "target_resumed"
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetDone(Event):
+    """The file is delivered, verified, and survives a power cut from now on."""
+
+    event: ClassVar[str] = "target_done"
+    target: str
+    size: int
+    seconds: float
+    digests: Mapping[str, str]
+    grade: str
+    fetched: bool  # False if it was there already
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetFailed(Event):
+    event: ClassVar[str] = "target_failed"
+    target: str
+    cause: str
+    code: str | None
+    status: int | None
+    message: str
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderFinished(Event):
+    event: ClassVar[str] = "order_finished"
+    delivered: int
+    failed: int
+    bytes: int
+    seconds: float
+    exit_code: int

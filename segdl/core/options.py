@@ -1,0 +1,165 @@
+"""Every knob of a run, with its default and unit."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import time
+
+from segdl.core.errors import UsageError
+
+KIB, MIB = 1024, 1024 * 1024
+LARGEST_SIZE = 2**63 - 1
+SMALLEST_SEGMENT, LARGEST_SEGMENT = 64 * KIB, 1024 * MIB
+MOST_CONNECTIONS = 256
+
+_UNITS = {
+    "": 1, "b": 1,
+    "k": 2**10, "kib": 2**10, "kb": 10**3,
+    "m": 2**20, "mib": 2**20, "mb": 10**6,
+    "g": 2**30, "gib": 2**30, "gb": 10**9,
+    "t": 2**40, "tib": 2**40, "tb": 10**12,
+}  # fmt: skip
+_SIZE = re.compile(r"(\d{1,19})(?:\.(\d{1,6}))? ?([a-z]{0,3})", re.ASCII | re.IGNORECASE)
+_SPANS = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|[smhd]?)", re.ASCII)
+_WINDOW = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)=(\S+)", re.ASCII)
+
+
+def parse_size(text: str) -> int:
+    """Bytes, from `8MiB`, `8M` (the same), `10MB` (ten million) or `1024`. Raises ValueError."""
+    found = _SIZE.fullmatch(text.strip())
+    unit = _UNITS.get(found[3].lower()) if found else None
+    if not found or unit is None or (found[2] and unit == 1):
+        raise ValueError(f"expected a size such as 8MiB, 10MB or 1024, found {text[:40]!r}")
+    size = int(found[1]) * unit
+    if found[2]:
+        size += int(found[2]) * unit // 10 ** len(found[2])
+    if size > LARGEST_SIZE:
+        raise ValueError(f"expected a size below 8 EiB, found {text[:40]!r}")
+    return size
+
+
+def parse_span(text: str) -> float:
+    """Seconds, from `30`, `90s`, `15m`, `2h` or `1d`. Raises ValueError."""
+    found = _SPAN.fullmatch(text.strip())
+    if not found:
+        raise ValueError(f"expected a time such as 30s, 15m or 2h, found {text[:40]!r}")
+    return float(found[1]) * _SPANS[found[2]]
+
+
+@dataclass(frozen=True, slots=True)
+class RateWindow:
+    """A rate, in bytes a second, that holds from `start` to `stop` by the local clock."""
+
+    start: time
+    stop: time
+    rate: int
+
+    def covers(self, now: time) -> bool:
+        if self.start <= self.stop:
+            return self.start <= now < self.stop
+        return now >= self.start or now < self.stop
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """Bytes a second over the whole order; windows go before `always`, None is unlimited."""
+
+    always: int | None = None
+    windows: tuple[RateWindow, ...] = ()
+
+    def at(self, now: time) -> int | None:
+        return next((w.rate for w in self.windows if w.covers(now)), self.always)
+
+
+def parse_rate(text: str) -> RateLimit:
+    """A limit, from `2MiB` or `08:00-18:00=2MiB,500KiB`. Raises ValueError."""
+    always: int | None = None
+    windows = []
+    for piece in text.split(","):
+        found = _WINDOW.fullmatch(piece.strip())
+        rate = parse_size(found[5] if found else piece)
+        if rate < KIB:
+            raise ValueError(f"expected a rate of at least 1KiB a second, found {piece[:40]!r}")
+        if found:
+            start, stop = time(int(found[1]), int(found[2])), time(int(found[3]), int(found[4]))
+            windows.append(RateWindow(start, stop, rate))
+        else:
+            always = rate
+    return RateLimit(always, tuple(windows))
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(I, N) from `I/N`, with 1 <= I <= N. Raises ValueError."""
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip(), re.ASCII)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"expected I/N with I from 1 to N, such as 2/8, found {text[:40]!r}")
+    return int(found[1]), int(found[2])
+
+
+Endpoint = tuple[str, int]
+
+
+def parse_connect_to(text: str) -> tuple[Endpoint, Endpoint]:
+    """((host, port), (host, port)) from `HOST:PORT:HOST:PORT`, as curl has it."""
+    part = r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+):(\d{1,5})"
+    found = re.fullmatch(f"{part}:{part}", text.strip())
+    if not found or not all(0 < int(found[n]) < 65536 for n in (2, 4)):
+        raise ValueError(f"expected HOST:PORT:HOST:PORT, found {text[:80]!r}")
+    hosts = [found[n].strip("[]").lower() for n in (1, 3)]
+    return (hosts[0], int(found[2])), (hosts[1], int(found[4]))
+
+
+_OURS = {
+    "host", "range", "if-match", "if-range", "accept-encoding", "connection", "content-length",
+    "transfer-encoding", "te", "upgrade", "expect", "cookie",
+}  # fmt: skip
+
+
+def parse_header(text: str) -> tuple[str, str]:
+    """(name, value) from `Name: value`. Raises ValueError, whose message never has the value."""
+    name, colon, value = text.partition(":")
+    name, value = name.strip(), value.strip()
+    if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}", name):
+        raise ValueError("expected a header such as 'Name: value'")
+    if name.lower() in _OURS:
+        raise ValueError(f"the header {name} is segdl's own to set")
+    if not all(c == "\t" or (" " <= c <= "\xff" and c != "\x7f") for c in value):
+        raise ValueError(f"the value of header {name} holds a control character")
+    return name, value
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Every knob of `get`. The engine receives it; all below receives plain values."""
+
+    overwrite: bool = False  # replace a file that is there with other content
+    connections: int | None = None  # open at most, over the whole order; None is `auto`
+    segment_size: int | None = None  # bytes; None leaves it to the manifest, then 8 MiB
+    limit_rate: RateLimit = field(default_factory=RateLimit)
+    retries: int = 8  # tries of one segment in a row without a new byte
+    patience: float = 15 * 60.0  # seconds that a host may be down or busy
+    timeout: float = 30.0  # seconds: the stall window
+    select: tuple[str, ...] = ()  # globs over target paths; empty is all
+    exclude: tuple[str, ...] = ()
+    shard: tuple[int, int] | None = None  # (I, N)
+    allow_env: tuple[str, ...] = ()  # variables that the manifest may use beside SEGDL_VAR_*
+    ca_file: str | None = None
+    proxy: str | None = field(default=None, repr=False)  # may hold credentials
+    connect_to: tuple[tuple[Endpoint, Endpoint], ...] = ()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a value that cannot be meant."""
+        self._bound("connections", self.connections, 1, MOST_CONNECTIONS)
+        self._bound("segment_size", self.segment_size, SMALLEST_SEGMENT, LARGEST_SEGMENT)
+        self._bound("retries", self.retries, 0, 10_000)
+        self._bound("patience", self.patience, 0, 30 * 86400)
+        self._bound("timeout", self.timeout, 0.1, 86400)
+
+    @staticmethod
+    def _bound(name: str, value: float | None, least: float, most: float) -> None:
+        if value is not None and not least <= value <= most:
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"{option} must be from {least:g} to {most:g}, found {value:g}")

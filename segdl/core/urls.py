@@ -1,0 +1,298 @@
+"""Share URLs: what they name, when they end, where they may lead.
+
+A share URL is a password. `ShareURL` prints without its query, so that no log, event, error, index
+or traceback can hold the secret by accident; the text itself is had only from `target`, by the one
+module that puts it on the wire.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from urllib.parse import quote, unquote, unquote_plus, urljoin
+
+LONGEST = 16 * 1024
+_PORTS = {"http": 80, "https": 443}
+
+
+class URLProblem(ValueError):
+    """A URL that segdl does not take; the message says why and never shows the query."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ShareURL:
+    """One URL of one object, taken apart once. Built by `parse_url`."""
+
+    scheme: str  # "http" or "https"
+    host: str  # lower case, IDNA, IPv6 without brackets
+    port: int
+    path: str  # as given: percent-encoded, never normalised (a signature covers it)
+    query: str  # the secret
+
+    @property
+    def target(self) -> bytes:
+        """What goes into the request line, byte for byte as it was signed. Secret."""
+        return (self.path + ("?" + self.query if self.query else "")).encode("ascii")
+
+    @property
+    def netloc(self) -> str:
+        """The `Host` header's value."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, as the manifest's `headers` name them."""
+        return f"{self.scheme}://{self.netloc}"
+
+    @property
+    def identity(self) -> str:
+        """Which object this is, whatever the signature: host, path and the rest of the query."""
+        signed = self.presigned
+        kept = [p for p in self.query.split("&") if p and not (signed and _signs(_name(p)))]
+        return f"{self.netloc}{self.path}" + ("?" + "&".join(sorted(kept)) if kept else "")
+
+    @property
+    def presigned(self) -> bool:
+        """Whether the query holds a signature."""
+        return any(_name(p) in _SIGNATURES for p in self.query.split("&"))
+
+    @property
+    def signed_headers(self) -> frozenset[str]:
+        """The header names that the signature covers, lower case (S3 V4, GCS, OSS V4)."""
+        for name in ("x-amz-signedheaders", "x-goog-signedheaders", "x-oss-additional-headers"):
+            if value := self._parameters().get(name):
+                return frozenset(value.lower().split(";"))
+        return frozenset()
+
+    @property
+    def ends_at(self) -> float | None:
+        """When the URL ends by its own words, in unix seconds, or None if it does not say."""
+        return _end(self._parameters())
+
+    @property
+    def name(self) -> str:
+        """The last component of the path, decoded: what a browser would call the file."""
+        return unquote(self.path.rsplit("/", 1)[-1])
+
+    def mask(self, text: str) -> str:
+        """`text` with every value of this URL's query blotted out, should a server echo it."""
+        values = {self.query, *(p.partition("=")[2] for p in self.query.split("&"))}
+        for value in sorted(values | {unquote_plus(v) for v in values}, key=len, reverse=True):
+            if len(value) >= 8:
+                text = text.replace(value, "***")
+        return text
+
+    def _parameters(self) -> dict[str, str]:
+        pairs = (p.partition("=") for p in self.query.split("&"))
+        return {unquote_plus(k).lower(): unquote_plus(v) for k, _, v in pairs}
+
+    def __str__(self) -> str:
+        return f"{self.origin}{self.path}" + ("?…" if self.query else "")
+
+    def __repr__(self) -> str:
+        return f"<ShareURL {self}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ShareURL) and (self.origin, self.target) == (
+            other.origin,
+            other.target,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.origin, self.target))
+
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
+_URL = re.compile(r"(https?)://([^/?#]*)([^?#]*)\??([^#]*)", re.ASCII | re.IGNORECASE)
+_NETLOC = re.compile(r"(\[[^]]*\]|[^]:[]*)(?::([0-9]{0,9}))?")
+_NAME = re.compile(r"(?=.{1,254}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+
+
+def parse_url(text: str) -> ShareURL:
+    """The URL that `text` is; a fragment is dropped. Raises URLProblem, whose message is safe."""
+    if len(text) > LONGEST:
+        raise URLProblem(f"is {len(text)} characters long; a URL has at most {LONGEST}")
+    if _UNPRINTABLE.search(text):
+        raise URLProblem("holds a space or a control character; percent-encode it")
+    found = _URL.match(text)
+    if not found:
+        raise URLProblem("is not an http:// or https:// URL")
+    scheme, netloc, path, query = found.groups()
+    scheme = "https" if len(scheme) == 5 else "http"
+    host, port = _endpoint(scheme, netloc)
+    path, query = _ascii(path) or "/", _ascii(query)
+    if len(path) + len(query) > LONGEST:
+        raise URLProblem(f"has more than {LONGEST} characters once it is percent-encoded")
+    return ShareURL(scheme, host, port, path, query)
+
+
+@lru_cache(maxsize=256)  # an order has few hosts and many URLs
+def _endpoint(scheme: str, netloc: str) -> tuple[str, int]:
+    """Host and port; a netloc that holds a password raises, and so is never in the cache."""
+    if "@" in netloc:
+        raise URLProblem("holds a user name or a password; put credentials into `headers`")
+    found = _NETLOC.fullmatch(netloc)
+    port = int(found[2] or _PORTS[scheme]) if found else 0
+    if not found or port > 65535:
+        raise URLProblem("has a host or a port that cannot be read")
+    if not found[1] or not port:
+        raise URLProblem("has port 0" if found[1] else "has no host")
+    return _host(found[1]), port
+
+
+def _host(text: str) -> str:
+    """A host in the one spelling that is compared: lower case, IDNA, no brackets.
+
+    A name whose last label is a number is an address to `getaddrinfo`, in any of the spellings of
+    inet_aton (`127.1`, `0x7f000001`, `2130706433`). Only the dotted one is taken, so that nobody
+    hides an inner address from `redirect` (the WHATWG's "ends in a number" rule).
+    """
+    try:
+        if text.startswith("["):
+            ipaddress.IPv6Address(text[1:-1].replace("%", "no zones"))
+            return text[1:-1].lower()
+        name = (text if text.isascii() else text[:254].encode("idna").decode("ascii")).lower()
+        if _NUMBER.fullmatch(name.rstrip(".").rpartition(".")[2]):
+            ipaddress.IPv4Address(name)
+    except ValueError:
+        raise URLProblem("has a host that is not a valid name or address") from None
+    if not _NAME.fullmatch(name):
+        raise URLProblem("has a host that is not a valid name or address")
+    return name
+
+
+def redirect(source: ShareURL, location: str) -> ShareURL:
+    """Where a `Location` leads from `source`, by promise 13. Raises URLProblem if it may not.
+
+    Never https to http, never another scheme, and never to an address that lies nearer than the
+    source: a public host must not aim segdl at what only this machine or its network can reach.
+    """
+    if location.startswith("//"):
+        location = f"{source.scheme}:{location}"
+    elif location.startswith("/"):
+        location = source.origin + location
+    elif not _SCHEME.match(location) and not _UNPRINTABLE.search(location):
+        location = urljoin(f"{source.origin}{source.path}", location)
+    there = parse_url(location)
+    if source.scheme == "https" and there.scheme == "http":
+        raise URLProblem("leads from https to http")
+    if _reach(there.host) < _reach(source.host):
+        raise URLProblem(f"leads from {source.netloc} to the inner address {there.netloc}")
+    return there
+
+
+_LINK_LOCAL, _LOOPBACK, _PRIVATE, _PUBLIC = range(4)
+_LOCAL_NAMES = {"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"}
+
+
+def _reach(host: str) -> int:
+    """How far away a host is by its name alone; a name that is no address counts as public."""
+    name = host.rstrip(".")
+    if name in _LOCAL_NAMES or name.endswith(".localhost"):
+        return _LOOPBACK
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return _PUBLIC
+    address = _embedded(address) or address
+    if address.is_link_local or address.is_unspecified or address.is_multicast:
+        return _LINK_LOCAL
+    if address.is_loopback:
+        return _LOOPBACK
+    return _PUBLIC if address.is_global and not address.is_reserved else _PRIVATE
+
+
+def _embedded(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 one leads to: mapped, 6to4, or by NAT64 (RFC 6052)."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if int(address) >> 32 == 0x64FF9B << 64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
+
+
+def _ascii(text: str) -> str:
+    """Non-ASCII characters as UTF-8 percent escapes; everything else untouched."""
+    try:
+        return text if text.isascii() else quote(text, safe=_PRINTABLE)
+    except UnicodeEncodeError:
+        raise URLProblem("holds half of a character (a lone surrogate)") from None
+
+
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
+
+
+def _name(parameter: str) -> str:
+    return unquote_plus(parameter.partition("=")[0]).lower()
+
+
+_SIGNATURES = {
+    "x-amz-signature", "x-goog-signature", "x-oss-signature", "signature", "sig", "q-signature",
+}  # fmt: skip
+_SIGNING = _SIGNATURES | {
+    "awsaccesskeyid", "ossaccesskeyid", "accesskeyid", "googleaccessid", "expires", "key-pair-id",
+    "policy", "security-token", "x-cos-security-token", "se", "st", "sp", "sr", "sv", "skoid",
+    "sktid", "skt", "ske", "sks", "skv", "sip", "spr",
+}  # fmt: skip
+_SIGNING_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "q-")
+
+
+def _signs(name: str) -> bool:
+    """Whether a query parameter belongs to the signature, and so changes with every signing."""
+    return name in _SIGNING or name.startswith(_SIGNING_PREFIXES)
+
+
+def _end(query: dict[str, str]) -> float | None:
+    """The end of a URL in every dialect that FIELD_NOTES.md lists."""
+    for brand in ("x-amz-", "x-goog-", "x-oss-"):
+        start, seconds = _basic_date(query.get(brand + "date")), query.get(brand + "expires", "")
+        if start is not None and seconds.isdecimal():
+            return start + int(seconds[:10])
+    keys = ("ossaccesskeyid", "awsaccesskeyid", "accesskeyid", "key-pair-id", "googleaccessid")
+    if any(k in query for k in keys) and query.get("expires", "").isdecimal():
+        return float(query["expires"][:12])
+    if "x-oss-date" not in query and query.get("x-oss-expires", "").isdecimal():
+        return float(query["x-oss-expires"][:12])
+    _, _, cos_end = query.get("q-sign-time", "").partition(";")
+    if cos_end.isdecimal():
+        return float(cos_end[:12])
+    if "sig" in query and "se" in query:
+        return _iso_date(query["se"])
+    return _policy_end(query["policy"]) if "policy" in query else None
+
+
+def _basic_date(text: str | None) -> float | None:
+    try:
+        return datetime.strptime(text or "", "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
+
+
+def _iso_date(text: str) -> float | None:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+
+
+def _policy_end(policy: str) -> float | None:
+    """CloudFront's policy: base64 with `-_~` for `+=/`, JSON within."""
+    try:
+        text = base64.b64decode(policy.translate(str.maketrans("-_~", "+=/")))
+        statement = json.loads(text)["Statement"][0]
+        end = float(statement["Condition"]["DateLessThan"]["AWS:EpochTime"])
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
+        return None
+    return end if math.isfinite(end) else None

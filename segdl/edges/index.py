@@ -1,0 +1,174 @@
+"""The sidecar index of a target under way: what is held, one self-checking line a record.
+
+Appended to, never rewritten. A `pin` line says of which object all that follows is, and so makes
+everything before it void; `held` vouches for a prefix of a segment, the latest for a segment wins;
+`front` says how far the merged file reaches; `lost` takes a segment's record back. A line that is
+torn, rotten or of a future version is passed over: its bytes are fetched again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from segdl.core.journal import read_lines, seal
+from segdl.core.plan import Pin, Place, Record
+
+NAME = "index.jsonl"
+VERSION = 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What a pin line says: the object, and how the target is cut."""
+
+    path: str
+    size: int | None  # bytes of the target
+    segment_size: int
+    object: str  # ShareURL.identity
+    pin: Pin
+    epoch: int
+
+
+@dataclass(slots=True)
+class Contents:
+    """All that an index says, replayed."""
+
+    heading: Heading | None = None
+    records: dict[int, Record] = field(default_factory=dict)
+
+    def take(self, line: dict[str, Any]) -> None:
+        """Replay one line. Raises KeyError, TypeError or ValueError if it makes no sense."""
+        match line["kind"]:
+            case "pin":
+                self.heading = _heading(line)
+                self.records.clear()
+            case "held" if self.heading and line["epoch"] == self.heading.epoch:
+                record = _record(line)
+                self.records[record.number] = record
+            case "front" if self.heading and line["epoch"] == self.heading.epoch:
+                self._merged(_natural(line["stop"]))
+            case "lost" if self.heading and line["epoch"] == self.heading.epoch:
+                self.records.pop(_natural(line["segment"]), None)
+
+    def _merged(self, stop: int) -> None:
+        for number, r in self.records.items():
+            if r.stop <= stop and r.place is Place.PART:
+                self.records[number] = Record(number, r.start, r.stop, r.digest, Place.FRONT)
+
+
+def read_index(directory: int) -> Contents:
+    """What the index in the folder `directory` says; empty if there is none to be read."""
+    contents = Contents()
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        file = os.fdopen(os.open(NAME, flags, dir_fd=directory), "rb")
+    except OSError:
+        return contents
+    with file:
+        try:
+            for line in read_lines(file):
+                try:
+                    contents.take(line)
+                except (KeyError, TypeError, ValueError):
+                    continue
+        except OSError:
+            pass  # an unreadable rest is a damaged rest
+    return contents
+
+
+class Index:
+    """The index, open for appending. Every method is one write, so threads need no lock."""
+
+    def __init__(self, directory: int) -> None:
+        """Open or make the index in the folder `directory`. Raises OSError."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        self._file = os.open(NAME, flags, 0o600, dir_fd=directory)
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            self._append(b"\n")  # the tail is torn: keep it off the next line
+
+    def pin(self, heading: Heading) -> None:
+        """Start anew: all that was said before is void."""
+        pin = heading.pin
+        self._append(seal({
+            "kind": "pin", "version": VERSION, "epoch": heading.epoch,
+            "path": heading.path, "size": heading.size, "segment_size": heading.segment_size,
+            "object": heading.object, "total": pin.total, "etag": pin.etag,
+            "encoding": pin.encoding, "modified": pin.modified,
+        }))  # fmt: skip
+
+    def held(self, record: Record, epoch: int) -> None:
+        """Vouch for a segment's bytes, from its start."""
+        self._append(seal({
+            "kind": "held", "epoch": epoch, "segment": record.number, "start": record.start,
+            "stop": record.stop, "digest": record.digest, "place": record.place,
+        }))  # fmt: skip
+
+    def front(self, stop: int, epoch: int) -> None:
+        """The merged file holds all bytes before `stop`."""
+        self._append(seal({"kind": "front", "epoch": epoch, "stop": stop}))
+
+    def lost(self, segment: int, epoch: int) -> None:
+        """Nothing is vouched for in this segment any more."""
+        self._append(seal({"kind": "lost", "epoch": epoch, "segment": segment}))
+
+    def flush(self) -> None:
+        """Make what was appended survive a power cut. Raises OSError."""
+        os.fdatasync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _append(self, line: bytes) -> None:
+        written = os.write(self._file, line)
+        if written != len(line):  # a full disk took a part of it: the next open ends the line
+            os.write(self._file, line[written:])
+
+
+def _heading(line: dict[str, Any]) -> Heading:
+    if line["version"] != VERSION:
+        raise ValueError("a future version")
+    return Heading(
+        path=_text(line["path"]),
+        size=_optional(line["size"], _natural),
+        segment_size=max(_natural(line["segment_size"]), 1),
+        object=_text(line["object"]),
+        pin=Pin(
+            total=_optional(line["total"], _natural),
+            etag=_optional(line["etag"], _text),
+            encoding=_optional(line["encoding"], _text),
+            modified=_optional(line["modified"], _text),
+        ),
+        epoch=_natural(line["epoch"]),
+    )
+
+
+def _record(line: dict[str, Any]) -> Record:
+    return Record(
+        number=_natural(line["segment"]),
+        start=_natural(line["start"]),
+        stop=_natural(line["stop"]),
+        digest=_text(line["digest"]),
+        place=Place(line["place"]),
+    )
+
+
+def _natural(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
+        return value
+    raise ValueError("not a number")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError("not text")
+
+
+def _optional(value: object, kind: Callable[[object], T]) -> T | None:
+    return None if value is None else kind(value)

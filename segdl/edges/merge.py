@@ -1,0 +1,81 @@
+"""The merged file: parts becoming the target, in order.
+
+It follows the front: bytes [0, front) are merged and verified. What lies beyond is a part in place
+and proves itself like any other.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+
+from segdl.core.digests import RECORD, Hasher, hasher
+from segdl.core.plan import Record
+
+NAME = "front"
+_BLOCK = 1024 * 1024
+_NO_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
+
+
+def copy_in(part: int, merged: int, record: Record) -> None:
+    """Copy a part file's bytes to their place in the merged file, by reflink where the file
+    system can. Raises OSError, also if the part is shorter than its record says."""
+    done, length = 0, record.stop - record.start
+    while done < length:
+        count = _copy(part, merged, done, record.start + done, length - done)
+        if not count:
+            raise OSError(errno.EIO, "the part is shorter than its record")
+        done += count
+
+
+def _copy(source: int, sink: int, at: int, to: int, count: int) -> int:
+    try:
+        return os.copy_file_range(source, sink, count, at, to)
+    except OSError as error:
+        if error.errno not in _NO_COPY:
+            raise
+    data = os.pread(source, min(count, _BLOCK), at)
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(sink, left, to)
+        left, to = left[written:], to + written
+    return len(data)
+
+
+def read_back(merged: int, record: Record, digests: Iterable[Hasher]) -> bool:
+    """Feed a segment's bytes, read back from the merged file, to `digests`.
+
+    Returns whether they still are what the record says; if not, `digests` are of no more use.
+    Raises OSError.
+    """
+    own = hasher(RECORD)
+    hashers = (own, *digests)
+    block = memoryview(bytearray(min(_BLOCK, record.stop - record.start)))
+    at = record.start
+    while at < record.stop:
+        wanted = block[: record.stop - at]
+        count = os.preadv(merged, [wanted], at)
+        if not count:
+            return False
+        for running in hashers:
+            running.update(wanted[:count])
+        at += count
+    return own.hexdigest() == record.digest
+
+
+def seal(merged: int, size: int, mode: int) -> os.stat_result:
+    """Make the merged file exactly the target, and durable: length, mode, flush. Raises OSError."""
+    if os.fstat(merged).st_size != size:
+        os.ftruncate(merged, size)
+    os.fchmod(merged, mode)
+    os.fsync(merged)
+    return os.fstat(merged)
+
+
+def same(one: int, other: int, size: int) -> bool:
+    """Whether two files hold the same `size` bytes. Raises OSError."""
+    for at in range(0, size, _BLOCK):
+        if os.pread(one, _BLOCK, at) != os.pread(other, _BLOCK, at):
+            return False
+    return True

@@ -1,0 +1,105 @@
+"""A part: the window on a file that one segment's bytes go into.
+
+The window is a part file of its own, or, for the segment at the front, its place in the merged
+file; who writes sees no difference. Its digests run along as bytes land, so that a record can
+vouch for what is there at any time, without a flush.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from segdl.core.digests import RECORD, Hasher, hasher
+from segdl.core.plan import Place, Record, Segment
+
+_BLOCK = 1024 * 1024
+
+
+def part_name(number: int) -> str:
+    """The name of a segment's part file."""
+    return f"{number:05d}.part"
+
+
+def open_window(directory: int, name: str) -> int:
+    """A descriptor of a part file or the merged file, made if it is not there. Raises OSError.
+
+    Links are not followed, and a file that has a second name somewhere is not written to: it is
+    taken out of the folder first.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    file = os.open(name, flags, 0o600, dir_fd=directory)
+    if os.fstat(file).st_nlink > 1:
+        os.close(file)
+        os.unlink(name, dir_fd=directory)
+        file = os.open(name, flags, 0o600, dir_fd=directory)
+    return file
+
+
+class Part:
+    """A segment being written: the bytes from its start to `reached` are there."""
+
+    def __init__(
+        self, file: int, segment: Segment, place: Place, algorithms: Sequence[str] = ()
+    ) -> None:
+        """`file` is the part's own descriptor; `algorithms` run beside the record's digest."""
+        self.segment = segment
+        self.place = place
+        self.reached = segment.start
+        self._file = file
+        self._shift = 0 if place is Place.FRONT else -segment.start
+        self._algorithms = algorithms
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self._running: Hasher = hasher(RECORD)
+        self._others = {name: hasher(name) for name in self._algorithms}
+
+    def recover(self, record: Record) -> bool:
+        """Go on after the bytes that a record vouches for, if they still give its digest."""
+        self._read(record.stop)
+        if self.reached == record.stop and self._running.hexdigest() == record.digest:
+            return True
+        self.reached = self.segment.start
+        self._fresh()
+        return False
+
+    def _read(self, stop: int) -> None:
+        block = memoryview(bytearray(min(_BLOCK, stop - self.reached)))
+        while self.reached < stop:
+            wanted = block[: stop - self.reached]
+            count = os.preadv(self._file, [wanted], self.reached + self._shift)
+            if not count:
+                return
+            self._take(wanted[:count])
+
+    def write(self, data: memoryview) -> None:
+        """Put the next bytes in place. Raises OSError; what was reached before stays good."""
+        left, at = data, self.reached + self._shift
+        while left:
+            count = os.pwrite(self._file, left, at)
+            left, at = left[count:], at + count
+        self._take(data)
+
+    def _take(self, data: memoryview) -> None:
+        self._running.update(data)
+        for other in self._others.values():
+            other.update(data)
+        self.reached += len(data)
+
+    def record(self) -> Record:
+        """Vouches for what is there now."""
+        segment = self.segment
+        digest = self._running.hexdigest()
+        return Record(segment.number, segment.start, self.reached, digest, self.place)
+
+    def digests(self) -> dict[str, str]:
+        """The digests so far that were asked for, beside the record's own."""
+        return {name: running.hexdigest() for name, running in self._others.items()}
+
+    def flush(self) -> None:
+        """Make what was written survive a power cut. Raises OSError."""
+        os.fdatasync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)

@@ -1,0 +1,329 @@
+"""The network: one answer to one question, believed only after `core.verdict` has accepted it.
+
+One `Connection` a worker. It speaks through an httpx client whose transport is `wire`, or httpx's
+own where a proxy applies; it follows redirects by promise 13, keeps each origin's headers to that
+origin, and translates every foreign exception once. No URL's text enters a message.
+"""
+
+from __future__ import annotations
+
+import functools
+import ssl
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import httpx
+
+from segdl.core.errors import (
+    BrokenError,
+    BusyError,
+    DiskError,
+    MisansweredError,
+    SegdlError,
+    UnreachableError,
+)
+from segdl.core.options import Endpoint
+from segdl.core.ranges import range_header
+from segdl.core.urls import ShareURL, URLProblem, redirect
+from segdl.core.verdict import Accepted, Ask, Head, judge
+from segdl.edges.wire import Body, LookupFailed, TLSRejected, WireTransport
+from segdl.version import VERSION
+
+_REDIRECTS = 5
+_EXCERPT = 16 * 1024
+_REDIRECT_STATUS = {301, 302, 303, 307, 308}
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How servers are reached: plain values, shared by all connections of a run."""
+
+    timeout: float  # seconds: the stall window
+    ca_file: str | None = None
+    proxy: str | None = field(default=None, repr=False)
+    connect_to: Mapping[Endpoint, Endpoint] = field(default_factory=dict)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # to the first origin
+    by_origin: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+
+
+@functools.cache
+def trust(ca_file: str | None) -> ssl.SSLContext:
+    """The TLS context of a run: the system's trust store, or `ca_file`. Raises DiskError."""
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror or "it holds no certificate"
+        raise DiskError(f"--ca-file {ca_file} cannot be used: {reason}") from None
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class Answer:
+    """An accepted answer: its body, read through one seam."""
+
+    def __init__(self, accepted: Accepted, response: httpx.Response, body: Body, prefix: bytes):
+        self.accepted = accepted
+        self.at = accepted.start  # the object's offset of the next byte
+        self._response = response
+        self._body = body
+        self._prefix = prefix
+
+    def readinto(self, view: memoryview) -> int:
+        """Read the next bytes into `view`: their number, or 0 at the proper end of the body.
+
+        Raises TimeoutError when nothing came for a moment (call again), BrokenError when the body
+        ends early or the connection fails.
+        """
+        count = self._read(view)
+        self.at += count
+        if not count and view and self.accepted.stop is not None and self.at < self.accepted.stop:
+            raise BrokenError("the body ended early")
+        return count
+
+    def _read(self, view: memoryview) -> int:
+        if self._prefix:
+            count = min(len(view), len(self._prefix))
+            view[:count], self._prefix = self._prefix[:count], self._prefix[count:]
+            return count
+        try:
+            return self._body.readinto(view)
+        except (httpx.HTTPError, OSError) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise BrokenError("the connection broke in the middle of the body") from None
+
+    @property
+    def framed(self) -> bool:
+        """Whether the end of the body proves that it is whole."""
+        return bool(getattr(self._body, "framed", True))
+
+    def close(self) -> None:
+        """Give the connection back, or close it if bytes are left."""
+        self._response.close()
+
+
+class Connection:
+    """One worker's way to servers: at most one open connection at a time."""
+
+    def __init__(self, reach: Reach, interrupted: Callable[[], bool]) -> None:
+        self._reach = reach
+        self._interrupted = interrupted
+        self._wire = WireTransport(
+            tls=lambda: trust(reach.ca_file),
+            timeout=reach.timeout,
+            interrupted=interrupted,
+            connect_to=reach.connect_to,
+        )
+        self._direct = _client(self._wire)
+        self._proxied: dict[str, httpx.Client] = {}
+        self._response: httpx.Response | None = None
+
+    def open(self, url: ShareURL, ask: Ask) -> Answer:
+        """Ask for bytes of an object. Raises a SegdlError that `core.schedule` can settle."""
+        try:
+            return self._open(url, ask)
+        except SegdlError as error:
+            error.message = url.mask(error.message)
+            error.args = (error.message,)
+            raise
+
+    def _open(self, url: ShareURL, ask: Ask) -> Answer:
+        response = self._follow(url, ask)
+        self._response = response
+        try:
+            body: Body = response.extensions.get("body") or _IteratedBody(response)
+            excerpt = self._excerpt(response, body) if _suspicious(response) else b""
+            head = Head(response.status_code, _headers(response), excerpt)
+            verdict = judge(ask, head, time.time())
+        except BaseException:
+            response.close()
+            raise
+        if isinstance(verdict, Accepted):
+            return Answer(verdict, response, body, excerpt if head.status == 200 else b"")
+        response.close()
+        raise verdict
+
+    def _follow(self, url: ShareURL, ask: Ask) -> httpx.Response:
+        there = url
+        for _ in range(_REDIRECTS + 1):
+            response = self._send(url, there, ask)
+            if response.status_code not in _REDIRECT_STATUS:
+                return response
+            location = response.headers.get("location", "")
+            response.close()
+            try:
+                there = redirect(there, location)
+            except URLProblem as problem:
+                raise UnreachableError(
+                    f"a redirect was refused: it {problem}", status=response.status_code
+                ) from None
+        raise UnreachableError(f"more than {_REDIRECTS} redirects, one after the other")
+
+    def _send(self, first: ShareURL, url: ShareURL, ask: Ask) -> httpx.Response:
+        client = self._client_for(url)
+        request = client.build_request(
+            "GET",
+            httpx.URL(scheme=url.scheme, host=url.host, port=url.port, path="/"),
+            headers=self._headers(first, url, ask),
+            extensions={"target": url.target},
+        )
+        try:
+            return client.send(request, stream=True)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise _translate(error, url) from None
+
+    def _excerpt(self, response: httpx.Response, body: Body) -> bytes:
+        """The beginning of a body: of a refusal what comes is enough, of data nothing is lost."""
+        wanted = 1024 if response.status_code == 200 else _EXCERPT
+        view = memoryview(bytearray(wanted))
+        count, deadline = 0, time.monotonic() + 5.0
+        while count < wanted and time.monotonic() < deadline and not self._interrupted():
+            try:
+                got = body.readinto(view[count:])
+            except TimeoutError:
+                continue
+            except (httpx.HTTPError, OSError):
+                break
+            if not got:
+                break
+            count += got
+        return bytes(view[:count])
+
+    def _headers(self, first: ShareURL, url: ShareURL, ask: Ask) -> dict[str, str]:
+        headers = {
+            "Host": url.netloc,
+            "User-Agent": f"segdl/{VERSION}",
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "Range": range_header(ask.start, ask.stop),
+        }
+        if ask.pin and ask.pin.etag:
+            headers["If-Match"] = ask.pin.etag
+        if not url.presigned:
+            headers.update(self._reach.by_origin.get(url.origin, {}))
+        if url.origin == first.origin:
+            headers.update(self._reach.headers)
+        return headers
+
+    def _client_for(self, url: ShareURL) -> httpx.Client:
+        proxy = self._reach.proxy or _system_proxy(url)
+        if proxy is None:
+            return self._direct
+        if proxy not in self._proxied:
+            self._proxied[proxy] = _client(self._through(proxy))
+        return self._proxied[proxy]
+
+    def _through(self, proxy: str) -> httpx.BaseTransport:
+        try:
+            return httpx.HTTPTransport(
+                verify=trust(self._reach.ca_file),
+                proxy=httpx.Proxy(proxy),
+                limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
+            )
+        except (ValueError, httpx.InvalidURL, ImportError):
+            raise UnreachableError(
+                "the proxy's URL cannot be used: http, https, or socks5 with httpx's extra"
+            ) from None
+
+    def abort(self) -> None:
+        """Wake a blocked read, from any thread."""
+        self._wire.abort()
+        response = self._response
+        stream = response.extensions.get("network_stream") if response else None
+        raw = stream.get_extra_info("socket") if stream else None
+        if raw is not None:
+            _shut(raw)
+
+    def close(self) -> None:
+        for client in (self._direct, *self._proxied.values()):
+            client.close()
+
+
+class _IteratedBody:
+    """The body seam over httpx's own transport, where a proxy applies."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._chunks: Iterator[bytes] = response.iter_raw()
+        self._left = memoryview(b"")
+        headers = response.headers
+        self.framed = "content-length" in headers or "transfer-encoding" in headers
+
+    def readinto(self, view: memoryview) -> int:
+        if not self._left:
+            self._left = memoryview(next(self._chunks, b""))
+        count = min(len(view), len(self._left))
+        view[:count], self._left = self._left[:count], self._left[count:]
+        return count
+
+    def close(self) -> None:
+        self._response.close()
+
+
+def _client(transport: httpx.BaseTransport) -> httpx.Client:
+    client = httpx.Client(transport=transport, follow_redirects=False, trust_env=False)
+    client.headers.clear()
+    client.cookies = httpx.Cookies()
+    client.cookies.jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    return client
+
+
+def _headers(response: httpx.Response) -> tuple[tuple[str, str], ...]:
+    raw = response.headers.raw
+    return tuple((k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in raw)
+
+
+def _suspicious(response: httpx.Response) -> bool:
+    """Whether the body's beginning is wanted: a refusal, or a page in place of the object."""
+    if response.status_code not in (200, 206):
+        return True
+    return response.status_code == 200 and "content-range" not in response.headers
+
+
+def _translate(error: Exception, url: ShareURL) -> SegdlError:
+    host = url.netloc
+    match error:
+        case TLSRejected():
+            return UnreachableError(f"the TLS certificate of {host} is not valid: {error.reason}")
+        case LookupFailed():
+            return BusyError(f"the name {url.host} cannot be found")
+        case httpx.ConnectTimeout():
+            return BusyError(f"{host} does not answer")
+        case httpx.ProxyError():
+            return UnreachableError(f"the proxy refuses the way to {host}")
+        case httpx.ConnectError():
+            return BusyError(f"{host} cannot be reached")
+        case httpx.TimeoutException():
+            return BrokenError(f"{host} accepted the connection and did not answer in time")
+        case httpx.ProtocolError() | httpx.InvalidURL():
+            return MisansweredError(f"{host} does not speak HTTP as it should: {_reason(error)}")
+    return BrokenError(f"the connection to {host} broke")
+
+
+def _reason(error: Exception) -> str:
+    return str(error)[:120] if isinstance(error, httpx.RemoteProtocolError) else "bad request"
+
+
+def _system_proxy(url: ShareURL) -> str | None:
+    proxies = _proxies()
+    if not proxies or urllib.request.proxy_bypass(url.host):
+        return None
+    return proxies.get(url.scheme) or proxies.get("all")
+
+
+@functools.cache
+def _proxies() -> dict[str, str]:
+    return urllib.request.getproxies()
+
+
+def _shut(raw: object) -> None:
+    import socket
+
+    if isinstance(raw, socket.socket):
+        try:
+            socket.socket.shutdown(raw, socket.SHUT_RDWR)
+        except OSError:
+            return

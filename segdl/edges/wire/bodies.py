@@ -1,0 +1,163 @@
+"""The bytes of an answer's body, into the caller's view."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import h11
+import httpx
+
+from segdl.edges.wire.channel import Channel
+from segdl.edges.wire.exchange import Exchange, declared_length, next_event
+from segdl.edges.wire.patience import Patience
+
+FEED = 64 * 1024
+Release = Callable[[bool], None]  # gives the connection back; True: it may be used again
+
+
+class Body(Protocol):
+    """The seam through which all bodies are read. One thread."""
+
+    @property
+    def framed(self) -> bool:
+        """False where the body ends with the connection: then its end proves nothing."""
+
+    def readinto(self, view: memoryview) -> int:
+        """Bytes placed in `view` (not empty), 0 once the body has ended properly.
+
+        Raises TimeoutError when no byte came within a tick and the connection is still good: call
+        again, or lose patience. Raises httpx.ReadError or httpx.RemoteProtocolError when the body
+        is cut short or broken.
+        """
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it. Idempotent."""
+
+
+def body_of(exchange: Exchange, head: h11.Response, channel: Channel, release: Release) -> Body:
+    """The body that follows `head`. Raises httpx.RemoteProtocolError for impossible framing."""
+    length = declared_length(head)
+    if length is None:
+        coded = any(name == b"transfer-encoding" for name, _ in head.headers)
+        return ParsedBody(channel, exchange.parser, coded, release)
+    kept = exchange.parser.our_state is h11.DONE  # MUST_CLOSE: `Connection: close`, HTTP/1.0
+    return CountedBody(channel, length, exchange.early(), kept, release)
+
+
+class CountedBody:
+    """A body of known length: received straight into the caller's view, never past its end."""
+
+    framed = True
+
+    def __init__(
+        self, channel: Channel, length: int, early: bytes, kept: bool, release: Release
+    ) -> None:
+        self._channel = channel
+        self._early = memoryview(early)[:length]
+        self._left = length
+        self._kept = kept and len(early) <= length  # what came after the body belongs to nobody
+        self._release = release
+
+    def readinto(self, view: memoryview) -> int:
+        _require_room(view)
+        if not self._left:
+            return 0
+        count = self._take(view) if self._early else self._receive(view)
+        self._left -= count
+        return count
+
+    def close(self) -> None:
+        self._release(self._kept and not self._left)
+
+    def _take(self, view: memoryview) -> int:
+        count = _copy(self._early, view)
+        self._early = self._early[count:]
+        return count
+
+    def _receive(self, view: memoryview) -> int:
+        count = self._channel.readinto(view[: self._left])
+        if not count:
+            raise httpx.RemoteProtocolError("body cut short")
+        return count
+
+
+class ParsedBody:
+    """A chunked body, or one that ends with the connection, as h11 takes it apart."""
+
+    def __init__(
+        self, channel: Channel, parser: h11.Connection, framed: bool, release: Release
+    ) -> None:
+        self.framed = framed
+        self._channel = channel
+        self._parser = parser
+        self._held = memoryview(b"")
+        self._ended = False
+        self._release = release
+
+    def readinto(self, view: memoryview) -> int:
+        _require_room(view)
+        self._fill()
+        count = _copy(self._held, view)
+        self._held = self._held[count:]
+        return count
+
+    def close(self) -> None:
+        surplus = self._parser.trailing_data[0]
+        kept = self._ended and not surplus and self._parser.our_state is h11.DONE
+        self._release(kept and self.framed)
+
+    def _fill(self) -> None:
+        """Hold some data, unless the body has ended."""
+        end = time.monotonic() + self._channel.tick
+        while not self._held and not self._ended:
+            match next_event(self._parser):
+                case h11.Data(data=data):
+                    self._held = memoryview(data)
+                case h11.EndOfMessage():
+                    self._ended = True
+                case _:
+                    self._feed(end)
+
+    def _feed(self, end: float) -> None:
+        # Framing alone is no progress: trailers at a byte a second must not hold the caller.
+        if time.monotonic() >= end:
+            raise TimeoutError("no data within a tick")
+        self._parser.receive_data(self._channel.receive(FEED))
+
+
+class BodyStream(httpx.SyncByteStream):
+    """The same body for `httpx.Response.read()`, with the transport's timeout between bytes."""
+
+    def __init__(self, body: Body, patience: Patience) -> None:
+        self._body = body
+        self._patience = patience
+
+    def __iter__(self) -> Iterator[bytes]:
+        buffer = memoryview(bytearray(FEED))
+        while count := self._next(buffer):
+            yield bytes(buffer[:count])
+
+    def close(self) -> None:
+        self._body.close()
+
+    def _next(self, buffer: memoryview) -> int:
+        end = self._patience.deadline()
+        while time.monotonic() < end:
+            if self._patience.interrupted():
+                raise httpx.ReadError("interrupted")
+            try:
+                return self._body.readinto(buffer)
+            except TimeoutError:
+                continue
+        raise httpx.ReadTimeout(f"nothing for {self._patience.timeout:g} s")
+
+
+def _copy(source: memoryview, view: memoryview) -> int:
+    count = min(len(source), len(view))
+    view[:count] = source[:count]
+    return count
+
+
+def _require_room(view: memoryview) -> None:
+    if not len(view):
+        raise ValueError("an empty view: 0 would pass for the end of the body")

@@ -1,0 +1,203 @@
+"""From an origin to an open channel: look up, connect, shake hands."""
+
+import contextlib
+import errno
+import os
+import selectors
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import httpx
+
+from segdl.edges.wire.channel import Channel, Origin, reason, ticked
+from segdl.edges.wire.patience import Patience
+
+ADDRESS_SECONDS = 5.0  # the most that a dead address may cost while others wait to be tried
+
+
+class LookupFailed(httpx.ConnectError):
+    """The host's name gave no address."""
+
+
+class TLSRejected(httpx.ConnectError):
+    """The server's certificate was refused; `reason` is OpenSSL's text."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        super().__init__(f"certificate of {host} refused: {reason}")
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One way to reach a host, as `getaddrinfo` gives it."""
+
+    family: socket.AddressFamily
+    kind: socket.SocketKind
+    protocol: int
+    place: Any
+
+
+def dial(
+    origin: Origin,
+    place: tuple[str, int],
+    tls: Callable[[], ssl.SSLContext],
+    window: int,
+    patience: Patience,
+) -> Channel:
+    """A channel to `origin`, reached at `place`; one deadline for TCP and TLS together.
+
+    The deadline begins after the lookup, which has the resolver's own timeouts and cannot be
+    interrupted. Raises LookupFailed, TLSRejected, httpx.ConnectTimeout or httpx.ConnectError.
+    """
+    context = prepared(tls()) if origin.scheme == "https" else None
+    addresses = look_up(*place)
+    end = patience.deadline()
+    sock = first_to_answer(addresses, place[0], end, window, patience)
+    if context is not None:
+        sock = shake_hands(sock, context, origin.host, end, patience)
+    return Channel(sock, origin, patience.tick)
+
+
+def look_up(host: str, port: int) -> list[Address]:
+    """The addresses of `host` in the system's order, at least one. Raises LookupFailed."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError):  # ValueError: a label that IDNA cannot encode
+        raise LookupFailed(f"no address found for {host}") from None
+    return [Address(family, kind, protocol, place) for family, kind, protocol, _, place in found]
+
+
+def first_to_answer(
+    addresses: Sequence[Address], host: str, end: float, window: int, patience: Patience
+) -> socket.socket:
+    """A socket connected to the first of `addresses` that answers before `end` (monotonic).
+
+    The last address gets all the time that is left; its error speaks for all of them.
+    """
+    *others, last = addresses
+    share = min(ADDRESS_SECONDS, patience.timeout / len(addresses))
+    for address in others:
+        with contextlib.suppress(OSError):
+            return _connect(address, min(end, time.monotonic() + share), window, patience)
+    try:
+        return _connect(last, end, window, patience)
+    except TimeoutError:
+        raise httpx.ConnectTimeout(f"{host} did not answer") from None
+    except OSError as error:
+        raise httpx.ConnectError(f"cannot connect to {host}: {reason(error)}") from None
+
+
+def _connect(address: Address, end: float, window: int, patience: Patience) -> socket.socket:
+    """Raises OSError, for a deadline TimeoutError, and httpx.ConnectError when interrupted."""
+    sock = socket.socket(address.family, address.kind, address.protocol)
+    try:
+        _tune(sock, window)
+        sock.setblocking(False)
+        code = sock.connect_ex(address.place)
+        if code in (errno.EINPROGRESS, errno.EWOULDBLOCK):  # the latter is Windows' word for it
+            _wait_writable(sock, end, patience)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _tune(sock: socket.socket, window: int) -> None:
+    """Set before connecting what the connection must have.
+
+    What a killed client has received and not read is fetched again, so that must stay small. Only
+    SO_RCVBUF bounds it (Linux keeps twice the number, its bookkeeping included, and no more than
+    net.core.rmem_max allows). TCP_WINDOW_CLAMP does not: measured on Linux 6.18, the kernel offers
+    a clamped window again and again until the buffer is full, and lets the buffer grow past it.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if window:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+
+
+def _wait_writable(sock: socket.socket, end: float, patience: Patience) -> None:
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_WRITE)
+        while not selector.select(min(patience.tick, max(0.0, end - time.monotonic()))):
+            _go_on(end, patience)
+
+
+def _go_on(end: float, patience: Patience) -> None:
+    if patience.interrupted():
+        raise httpx.ConnectError("interrupted")
+    if time.monotonic() >= end:
+        raise TimeoutError("deadline")
+
+
+_preparing = threading.Lock()
+_prepared: WeakSet[ssl.SSLContext] = WeakSet()
+
+
+def prepared(context: ssl.SSLContext) -> ssl.SSLContext:
+    """`context`, offering HTTP/1.1 only, and telling a cut connection from a finished one.
+
+    Done once a context and never again, since workers share it: OpenSSL frees the old ALPN list
+    while another thread's handshake may be copying it.
+    """
+    with _preparing:
+        if context not in _prepared:
+            context.set_alpn_protocols(["http/1.1"])
+            context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+            _prepared.add(context)
+    return context
+
+
+def shake_hands(
+    sock: socket.socket, context: ssl.SSLContext, host: str, end: float, patience: Patience
+) -> ssl.SSLSocket:
+    """`sock` inside TLS, its certificate checked for `host`; `sock` is closed on any error.
+
+    Raises TLSRejected, httpx.ConnectTimeout at `end` (monotonic), else httpx.ConnectError.
+    """
+    try:
+        return _shake_hands(sock, context, host, end, patience)
+    except ssl.SSLCertVerificationError as error:
+        raise TLSRejected(host, error.verify_message) from None
+    except TimeoutError:
+        raise httpx.ConnectTimeout(f"{host} did not finish the TLS handshake") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that TLS cannot carry
+        raise httpx.ConnectError(f"TLS with {host} failed: {reason(error)}") from None
+
+
+def _shake_hands(
+    sock: socket.socket, context: ssl.SSLContext, host: str, end: float, patience: Patience
+) -> ssl.SSLSocket:
+    with contextlib.ExitStack() as undo:
+        undo.callback(sock.close)  # once wrapped, `sock` is empty and this does nothing
+        sock.settimeout(patience.tick)
+        secured = context.wrap_socket(
+            sock,
+            server_hostname=host,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,  # else a cut connection reads like a finished one
+        )
+        undo.callback(secured.close)
+        while not _shaken(secured):
+            _go_on(end, patience)
+        undo.pop_all()
+    return secured
+
+
+def _shaken(secured: ssl.SSLSocket) -> bool:
+    try:
+        secured.do_handshake()
+    except TimeoutError as error:
+        if not ticked(error):
+            raise
+        return False
+    return True

@@ -1,0 +1,18 @@
+"""How long a wait may last, cut into ticks."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds for a whole wait, seconds between two looks at `interrupted`, and `interrupted`."""
+
+    timeout: float
+    tick: float
+    interrupted: Callable[[], bool]
+
+    def deadline(self) -> float:
+        """The moment, on the monotonic clock, at which a wait that begins now is over."""
+        return time.monotonic() + self.timeout

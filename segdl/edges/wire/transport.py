@@ -1,0 +1,133 @@
+"""The one connection of a worker: made, kept while that is safe, closed."""
+
+import ssl
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import h11
+import httpx
+
+from segdl.edges.wire.bodies import Body, BodyStream, body_of
+from segdl.edges.wire.channel import Channel, Origin
+from segdl.edges.wire.dial import dial
+from segdl.edges.wire.exchange import Exchange, Unanswered
+from segdl.edges.wire.patience import Patience
+
+PORTS = {"http": 80, "https": 443}
+
+
+class WireTransport(httpx.BaseTransport):
+    """An httpx transport for GET, with at most one connection open. One thread; `abort` from any.
+
+    A connection is used again only for the same origin, and only if the last body was read to its
+    end, nothing came after it, h11 would go on, and the idle socket is silent. Where a kept
+    connection dies all the same before its answer's first byte, a new one is tried once: servers
+    close idle connections without saying so.
+    """
+
+    def __init__(
+        self,
+        *,
+        tls: Callable[[], ssl.SSLContext],
+        timeout: float,
+        interrupted: Callable[[], bool],
+        connect_to: Mapping[tuple[str, int], tuple[str, int]] = {},
+        tick: float = 0.2,
+        window: int = 512 * 1024,
+    ) -> None:
+        """`timeout` and `tick` in seconds, `window` in bytes (0: as the kernel likes).
+
+        `timeout` bounds connecting, then again the request with its head; httpx's own timeouts
+        are ignored. `connect_to` redirects the TCP connection alone, by host and port; host names
+        are in lower case, IPv6 ones without brackets.
+        """
+        self._tls = tls
+        self._patience = Patience(timeout, tick, interrupted)
+        self._connect_to = connect_to
+        self._window = window
+        self._channel: Channel | None = None
+        self._current: Exchange | None = None  # whose body is still out; None: the channel is idle
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """The answer to `request`, its body unread, in `extensions["body"]` as a Body.
+
+        Raises LookupFailed, TLSRejected, httpx.ConnectTimeout or httpx.ConnectError before the
+        connection stands, and as `Exchange.answer` after.
+        """
+        origin = _origin(request)
+        kept = self._kept(origin)
+        if kept is not None:
+            try:
+                return self._ask(kept, request)
+            except Unanswered:
+                pass
+        return self._ask(self._dial(origin), request)
+
+    def abort(self) -> None:
+        """Wake a blocked read from any thread; the connection is lost, the transport is not."""
+        channel = self._channel
+        if channel is not None:
+            channel.wake()
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        channel, self._channel, self._current = self._channel, None, None
+        if channel is not None:
+            channel.close()
+
+    def _kept(self, origin: Origin) -> Channel | None:
+        channel = self._channel
+        idle = channel is not None and self._current is None
+        if channel and idle and channel.origin == origin and channel.silent():
+            return channel
+        self.close()
+        return None
+
+    def _dial(self, origin: Origin) -> Channel:
+        here = (origin.host, origin.port)
+        place = self._connect_to.get(here, here)
+        return dial(origin, place, self._tls, self._window, self._patience)
+
+    def _ask(self, channel: Channel, request: httpx.Request) -> httpx.Response:
+        exchange = Exchange(channel, self._patience)
+        self._channel, self._current = channel, exchange
+        try:
+            head = exchange.answer(request)
+            body = body_of(exchange, head, channel, partial(self._release, exchange))
+        except BaseException:
+            self.close()
+            raise
+        return _response(request, head, body, self._patience)
+
+    def _release(self, exchange: Exchange, kept: bool) -> None:
+        if exchange is not self._current:
+            return  # released before; the channel may serve a later exchange by now
+        self._current = None
+        if not kept:
+            self.close()
+
+
+def _origin(request: httpx.Request) -> Origin:
+    url = request.url
+    if url.scheme not in PORTS:
+        raise httpx.UnsupportedProtocol("only http and https")
+    bodiless = not {"content-length", "transfer-encoding"} & set(request.headers)
+    if request.method != "GET" or not bodiless:
+        raise httpx.LocalProtocolError("only GET without a body")
+    return Origin(url.scheme, url.raw_host.decode("ascii"), url.port or PORTS[url.scheme])
+
+
+def _response(
+    request: httpx.Request, head: h11.Response, body: Body, patience: Patience
+) -> httpx.Response:
+    return httpx.Response(
+        head.status_code,
+        headers=head.headers.raw_items(),
+        stream=BodyStream(body, patience),
+        extensions={
+            "body": body,
+            "http_version": b"HTTP/" + head.http_version,
+            "reason_phrase": head.reason,
+            "target": request.extensions.get("target", request.url.raw_path),
+        },
+    )

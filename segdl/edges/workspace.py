@@ -1,0 +1,221 @@
+"""The output directory, by descriptors: nothing outside it is created, changed or removed.
+
+Every path is walked component by component from one open descriptor, and no link is followed, so
+that a link planted while segdl runs leads nowhere. Only the output directory itself may be
+reached through links: the user named it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from segdl.core.digests import digest
+from segdl.core.errors import DiskError, OccupiedError
+
+HIDDEN = ".segdl"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NOREPLACE = 1  # RENAME_NOREPLACE of renameat2(2)
+
+
+def work_name(path: str) -> str:
+    """The name of a target's folder under `work`: a digest, so that any path fits."""
+    return digest("sha256", path.encode())[:32]
+
+
+class Workspace:
+    """One output directory: `root` is it, `hidden` its `.segdl`, both open descriptors."""
+
+    def __init__(self, output: Path) -> None:
+        """Open the output directory, made if it is missing. Raises OSError, DiskError."""
+        self.output = output
+        _make_folders(output)
+        self.root = os.open(output, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.hidden = self._subfolder(self.root, HIDDEN, 0o700)
+            self._work = self._subfolder(self.hidden, "work", 0o700)
+        except OSError:
+            os.close(self.root)
+            raise
+        self.file_mode = 0o666 & ~_umask()
+
+    def close(self) -> None:
+        for folder in (self._work, self.hidden, self.root):
+            os.close(folder)
+
+    # -- targets under way -------------------------------------------------------------------
+
+    def under_way(self) -> set[str]:
+        """The names under `work`, one for each target under way."""
+        return set(os.listdir(self._work))
+
+    def open_work(self, path: str) -> int:
+        """A descriptor of a target's own folder, made if it is missing. Raises OSError."""
+        return self._subfolder(self._work, work_name(path), 0o700)
+
+    def remove_work(self, path: str) -> None:
+        """Take a target's folder away, with all that is in it. Raises OSError."""
+        self.remove_work_named(work_name(path))
+
+    def remove_work_named(self, name: str) -> int:
+        """Take a folder under `work` away; returns the bytes that it held. Raises OSError."""
+        try:
+            folder = os.open(name, _FOLDER, dir_fd=self._work)
+        except FileNotFoundError:
+            return 0
+        freed = 0
+        try:
+            for entry in os.listdir(folder):
+                freed += os.stat(entry, dir_fd=folder, follow_symlinks=False).st_blocks * 512
+                os.unlink(entry, dir_fd=folder)
+        finally:
+            os.close(folder)
+        os.rmdir(name, dir_fd=self._work)
+        return freed
+
+    def free(self) -> int:
+        """Bytes that may still be written to this file system. Raises OSError."""
+        room = os.fstatvfs(self.root)
+        return room.f_bavail * room.f_frsize
+
+    # -- delivered targets -------------------------------------------------------------------
+
+    def find(self, path: str) -> os.stat_result | None:
+        """What stands under a target's final name; a link is not followed. Raises OSError."""
+        try:
+            with self._parent(path) as (folder, name):
+                return os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def open_final(self, path: str) -> int:
+        """A delivered file, open for reading. Raises OSError."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        with self._parent(path) as (folder, name):
+            return os.open(name, flags, dir_fd=folder)
+
+    def deliver(self, work: int, name: str, path: str, *, overwrite: bool) -> None:
+        """Give a finished file in the folder `work` its final name, durably.
+
+        Raises OccupiedError if something stands there and `overwrite` is not set, or if it is a
+        folder; OSError otherwise.
+        """
+        with self._parent(path, make=True) as (folder, final):
+            try:
+                _rename(work, name, folder, final, replace=overwrite)
+            except FileExistsError:
+                raise occupied(path) from None
+            except IsADirectoryError:
+                raise OccupiedError(
+                    f"{path} is a folder here: move it away, then run again"
+                ) from None
+            os.fsync(folder)
+
+    # -- segdl's own files -------------------------------------------------------------------
+
+    def write_order(self, facts: dict[str, Any]) -> None:
+        """Keep what was asked for, for `status`. Raises OSError."""
+        temporary = f"order.json.{os.getpid()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(temporary, flags, 0o600, dir_fd=self.hidden)
+        with os.fdopen(file, "w", encoding="utf-8") as out:
+            json.dump(facts, out, ensure_ascii=True, separators=(",", ":"))
+        os.rename(temporary, "order.json", src_dir_fd=self.hidden, dst_dir_fd=self.hidden)
+
+    def read_order(self) -> dict[str, Any]:
+        """What was asked for in the last run; empty if that cannot be read."""
+        with suppress(OSError, ValueError):
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open("order.json", flags, dir_fd=self.hidden), "rb") as file:
+                facts = json.load(file)
+                return facts if isinstance(facts, dict) else {}
+        return {}
+
+    # -- walking -----------------------------------------------------------------------------
+
+    @contextmanager
+    def _parent(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """The open folder that a target lies in, and its name there."""
+        *folders, name = path.split("/")
+        here = os.dup(self.root)
+        try:
+            for folder in folders:
+                inner = self._subfolder(here, folder, 0o777) if make else _open_folder(here, folder)
+                os.close(here)
+                here = inner
+            yield here, name
+        finally:
+            os.close(here)
+
+    @staticmethod
+    def _subfolder(parent: int, name: str, mode: int) -> int:
+        try:
+            return _open_folder(parent, name)
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                os.mkdir(name, mode, dir_fd=parent)
+            os.fsync(parent)
+            return _open_folder(parent, name)
+
+
+def occupied(path: str) -> OccupiedError:
+    """The error for a file in the way."""
+    return OccupiedError(
+        f"{path} is here already with other content: move it away, or give --overwrite"
+    )
+
+
+def is_file(found: os.stat_result) -> bool:
+    """Whether it is a regular file (no folder, link, pipe or device)."""
+    return stat.S_ISREG(found.st_mode)
+
+
+def _open_folder(parent: int, name: str) -> int:
+    return os.open(name, _FOLDER, dir_fd=parent)
+
+
+def _make_folders(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise DiskError(f"{output} is a file: give another folder with -o") from None
+
+
+def _rename(source: int, name: str, sink: int, final: str, *, replace: bool) -> None:
+    """rename(2) within open folders, which refuses to replace unless told so."""
+    if replace:
+        os.rename(name, final, src_dir_fd=source, dst_dir_fd=sink)
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    renameat2 = getattr(libc, "renameat2", None)
+    if renameat2 is not None:
+        if renameat2(source, os.fsencode(name), sink, os.fsencode(final), _NOREPLACE) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.ENOSYS, errno.EINVAL):
+            raise OSError(code, os.strerror(code))
+    try:
+        os.stat(final, dir_fd=sink, follow_symlinks=False)
+    except FileNotFoundError:
+        os.rename(name, final, src_dir_fd=source, dst_dir_fd=sink)
+        return
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
+def _umask() -> int:
+    """The process's umask, without the race of setting it to read it, where /proc tells."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            line = next(line for line in status if line.startswith("Umask:"))
+            return int(line.split()[1], 8)
+    except (OSError, StopIteration):
+        mask = os.umask(0o077)
+        os.umask(mask)
+        return mask

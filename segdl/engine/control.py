@@ -1,0 +1,92 @@
+"""Steering a run from outside: from any thread, before it starts or while it runs."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from segdl.core.errors import ExitCode
+from segdl.core.options import RateLimit
+
+if TYPE_CHECKING:
+    from segdl.core.manifest import Manifest
+
+
+class Steerable(Protocol):
+    """What a run offers to its control."""
+
+    def set_paused(self, paused: bool) -> None: ...
+    def stop(self, code: ExitCode) -> None: ...
+    def retry_failed(self) -> None: ...
+    def set_limit(self, limit: RateLimit) -> None: ...
+    def refresh(self, manifest: Manifest) -> int: ...
+
+
+class Control:
+    """Pause, resume, cancel, retry, limit and refresh one run of `download`.
+
+    All methods are thread-safe and return at once. Before the run starts, `pause`, `cancel` and
+    `set_limit` are remembered; after it has ended, all of them do nothing.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._run: Steerable | None = None
+        self._paused = False
+        self._stopped: ExitCode | None = None
+        self._limit: RateLimit | None = None
+
+    def pause(self) -> None:
+        """Stop fetching; what is held stays, connections are closed."""
+        with self._lock:
+            self._paused = True
+            if self._run:
+                self._run.set_paused(True)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        with self._lock:
+            self._paused = False
+            if self._run:
+                self._run.set_paused(False)
+
+    def cancel(self, code: ExitCode = ExitCode.INTERRUPTED) -> None:
+        """End the run; all that was fetched is kept. `code` becomes the report's exit code."""
+        with self._lock:
+            self._stopped = self._stopped or code
+            if self._run:
+                self._run.stop(code)
+
+    def retry(self) -> None:
+        """Try the targets that failed so far again."""
+        with self._lock:
+            if self._run:
+                self._run.retry_failed()
+
+    def set_limit(self, rate: int | None) -> None:
+        """Limit the whole order to `rate` bytes a second; None lifts the limit."""
+        with self._lock:
+            self._limit = RateLimit(rate)
+            if self._run:
+                self._run.set_limit(self._limit)
+
+    def refresh(self, manifest: Manifest) -> int:
+        """Give the run fresh URLs for the same objects. Returns how many targets took one."""
+        with self._lock:
+            return self._run.refresh(manifest) if self._run else 0
+
+    def attach(self, run: Steerable) -> None:
+        """Used by the engine: the run begins."""
+        with self._lock:
+            self._run = run
+            if self._limit is not None:
+                run.set_limit(self._limit)
+            if self._paused:
+                run.set_paused(True)
+            if self._stopped is not None:
+                run.stop(self._stopped)
+
+    def detach(self) -> None:
+        """Used by the engine: the run is over."""
+        with self._lock:
+            self._run = None

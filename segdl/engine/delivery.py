@@ -1,0 +1,189 @@
+"""The last steps of a target: verify the whole, flush, rename, flush the folder, write the receipt.
+
+And the first question: whether what stands under the final name is the target already.
+"""
+
+from __future__ import annotations
+
+import os
+
+from segdl.core.digests import RECORD, hasher
+from segdl.core.errors import DigestError, DiskFullError
+from segdl.core.events import timestamp
+from segdl.core.manifest import Target
+from segdl.core.plan import Layout, Place, Record
+from segdl.core.report import Grade, Receipt, SegmentDigests
+from segdl.edges import merge
+from segdl.edges.receipts import Receipts
+from segdl.edges.workspace import Workspace, is_file, occupied
+from segdl.engine.front import MOST_COPIED
+from segdl.engine.task import Task
+
+
+class Delivery:
+    """Where targets are delivered to. Thread-safe."""
+
+    def __init__(self, workspace: Workspace, receipts: Receipts, *, overwrite: bool) -> None:
+        self._workspace = workspace
+        self._receipts = receipts
+        self._overwrite = overwrite
+
+    def believed(self, target: Target, receipt: Receipt) -> bool:
+        """Whether a delivered target is there still: receipt, size and time agree. Raises OSError."""
+        found = self._workspace.find(target.path)
+        return (
+            found is not None
+            and is_file(found)
+            and (found.st_size, found.st_mtime_ns) == (receipt.size, receipt.modified_ns)
+            and _asked_for(target, receipt)
+        )
+
+    def in_the_way(self, target: Target) -> bool:
+        """Whether something stands under the final name. Raises OSError."""
+        return self._workspace.find(target.path) is not None
+
+    def examine(self, task: Task) -> Receipt | None:
+        """The receipt of a target that is there already; None if it has to be fetched.
+
+        Raises OccupiedError if something else is in the way, OSError.
+        """
+        target = task.target
+        found = self._workspace.find(target.path)
+        if found is None:
+            return None
+        same_size = is_file(found) and target.size in (None, found.st_size)
+        if same_size and (receipt := self._recognise(task, found)) is not None:
+            return receipt
+        provable = target.digests or target.pieces
+        if self._overwrite or (same_size and not provable):
+            return None  # without a digest the content is compared when all of it is here
+        raise occupied(target.path)
+
+    def _recognise(self, task: Task, found: os.stat_result) -> Receipt | None:
+        """Hash a file that is there against the manifest, or against a complete index.
+
+        The index alone is enough: then a crash came between the rename and the receipt.
+        """
+        target = task.target
+        layout = Layout(found.st_size, task.layout.segment_size)
+        ours = layout == task.layout and len(task.front.held) == layout.count
+        if not (target.digests or target.pieces or ours):
+            return None
+        file = self._workspace.open_final(target.path)
+        try:
+            digests, segments, own = _hash_file(file, task, layout)
+        finally:
+            os.close(file)
+        try:
+            task.proof.check_whole(digests)
+            for number, values in segments.items():
+                task.proof.check_segment(number, values)
+        except DigestError:
+            return None
+        if not (target.digests or target.pieces):
+            if own != tuple(r.digest for _, r in sorted(task.front.held.items())):
+                return None
+        return self._write_receipt(task, found, digests, own, task.proof.grade(digests, segments))
+
+    def require_room(self, task: Task) -> None:
+        """Raises DiskFullError if what is missing of a target does not fit; OccupiedError if a
+        file of another size is in the way."""
+        size = task.layout.size
+        if size is None:
+            return
+        found = self._workspace.find(task.target.path)
+        if found is not None and not self._overwrite and found.st_size != size:
+            raise occupied(task.target.path)
+        islands = min(MOST_COPIED * task.layout.segment_size, size)
+        missing = size - task.present() + islands - self._workspace.free()
+        if missing > 0:
+            raise DiskFullError(
+                f"the disk has {missing} bytes too few for this target: "
+                "free some space and run again",
+                missing=missing,
+            )
+
+    def deliver(self, task: Task) -> Receipt:
+        """Deliver a target that is merged to its end; when it returns, the file survives a power
+        cut. Raises DigestError (and nothing is delivered), OccupiedError, OSError."""
+        size, files = task.layout.size, task.files
+        assert size is not None
+        digests = {name: running.hexdigest() for name, running in task.front.whole.items()}
+        task.proof.check_whole(digests)
+        found = merge.seal(files.merged, size, self._workspace.file_mode)
+        files.index.flush()
+        there = self._same_content(task)
+        if there is None:
+            path = task.target.path
+            self._workspace.deliver(files.folder, merge.NAME, path, overwrite=self._overwrite)
+        held = sorted(task.front.held.items())
+        grade = task.proof.grade(digests, task.front.digests)
+        own = tuple(record.digest for _, record in held)
+        return self._write_receipt(task, there or found, digests, own, grade)
+
+    def _same_content(self, task: Task) -> os.stat_result | None:
+        """What stands under the final name, if it is the same content; other content is refused,
+        or replaced on request."""
+        found = self._workspace.find(task.target.path)
+        if found is None:
+            return None
+        if is_file(found) and found.st_size == task.layout.size:
+            file = self._workspace.open_final(task.target.path)
+            try:
+                if merge.same(file, task.files.merged, found.st_size):
+                    return found
+            finally:
+                os.close(file)
+        if not self._overwrite:
+            raise occupied(task.target.path)
+        return None
+
+    def _write_receipt(
+        self,
+        task: Task,
+        found: os.stat_result,
+        digests: dict[str, str],
+        own: tuple[str, ...],
+        grade: Grade,
+    ) -> Receipt:
+        receipt = Receipt(
+            path=task.target.path,
+            size=found.st_size,
+            digests=digests,
+            segments=SegmentDigests(task.layout.segment_size, RECORD, own),
+            grade=grade,
+            delivered=timestamp(),
+            object=task.urls[0].identity,
+            etag=task.pin.etag if task.pin else None,
+            modified_ns=found.st_mtime_ns,
+            resumable=not task.whole,
+        )
+        self._receipts.append(receipt)
+        self._workspace.remove_work(task.target.path)
+        return receipt
+
+
+def _asked_for(target: Target, receipt: Receipt) -> bool:
+    """Whether a receipt is of what the manifest asks for now."""
+    if target.size not in (None, receipt.size):
+        return False
+    if target.digests:
+        return all(receipt.digests.get(name) == value for name, value in target.digests)
+    return receipt.object in {url.identity for url in target.urls}
+
+
+def _hash_file(
+    file: int, task: Task, layout: Layout
+) -> tuple[dict[str, str], dict[int, dict[str, str]], tuple[str, ...]]:
+    """The digests of a file: of the whole, of each segment, and the records' own."""
+    whole = {name: hasher(name) for name in task.proof.of_whole}
+    segments: dict[int, dict[str, str]] = {}
+    own = []
+    for number in range(layout.count or 0):
+        segment = layout.segment(number)
+        pieces = {name: hasher(name) for name in (*task.proof.of_segment, RECORD)}
+        record = Record(number, segment.start, segment.stop, "", Place.FRONT)
+        merge.read_back(file, record, (*pieces.values(), *whole.values()))
+        segments[number] = {name: piece.hexdigest() for name, piece in pieces.items()}
+        own.append(segments[number][RECORD])
+    return {n: h.hexdigest() for n, h in whole.items()}, segments, tuple(own)

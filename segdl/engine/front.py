@@ -1,0 +1,161 @@
+"""The front of a target: its contiguous, verified beginning, and the segments that follow on.
+
+A worker that commits a segment moves the front over it and over every held segment that now
+touches it: one from a part file is copied into the merged file; one that was held before this
+process began, and every one where a digest of the whole is wanted, is read back. What is read back
+and is not what its record says is lost, and fetched again in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from segdl.core.digests import Hasher, hasher
+from segdl.core.errors import DigestError
+from segdl.core.plan import Layout, Place, Record
+from segdl.core.proof import Proof
+from segdl.edges import merge
+from segdl.edges.index import Index
+from segdl.edges.parts import part_name
+
+MOST_COPIED = 4  # part files that wait to be removed until their copy is flushed
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The open files of a target under way."""
+
+    folder: int
+    merged: int
+    index: Index
+
+
+class Front:
+    """Which segments are held, and how far they are merged. Thread-safe."""
+
+    def __init__(self, layout: Layout, proof: Proof, epoch: int, held: Mapping[int, Record]):
+        self.layout = layout
+        self.proof = proof
+        self.epoch = epoch
+        self.held = dict(held)
+        self.digests: dict[int, Mapping[str, str]] = {}  # of segments, beside the record's own
+        self.whole: dict[str, Hasher] = {name: hasher(name) for name in proof.of_whole}
+        self._lock = threading.Lock()
+        self._number = 0  # the first segment that is not merged
+        self._moving = False
+        self._completed = False
+        self._copied: list[int] = []
+
+    def hold(self, record: Record, digests: Mapping[str, str]) -> None:
+        """A segment is complete; its digests were taken as its bytes landed."""
+        with self._lock:
+            self.held[record.number] = record
+            self.digests[record.number] = digests
+
+    def place(self, number: int) -> Place:
+        """Where a segment's bytes go: at the front straight into the merged file."""
+        with self._lock:
+            before = (self.held.get(n) for n in range(self._number, number))
+            at_front = all(r is not None and r.place is Place.FRONT for r in before)
+            return Place.FRONT if at_front else Place.PART
+
+    def bytes(self) -> int:
+        """How many bytes the held segments have."""
+        with self._lock:
+            return sum(r.stop - r.start for r in self.held.values())
+
+    def advance(self, files: Files, lost: Callable[[int], None]) -> bool:
+        """Move the front as far as it goes; True, once, when that is the end of the target.
+
+        One thread at a time does it; another returns False at once, and the first goes on over
+        what the other has committed. `lost` hears of segments that must be fetched again.
+        Raises OSError.
+        """
+        with self._lock:
+            if self._moving:
+                return False
+            self._moving = True
+        try:
+            while (record := self._next()) is not None:
+                self._step(record, files, lost)
+        except BaseException:
+            self._moving = False
+            raise
+        return self._complete()
+
+    def _next(self) -> Record | None:
+        with self._lock:
+            record = self.held.get(self._number)
+            self._moving = record is not None
+            return record
+
+    def _complete(self) -> bool:
+        with self._lock:
+            first = self.layout.count == self._number and not self._completed
+            self._completed = self._completed or first
+            return first
+
+    def _step(self, record: Record, files: Files, lost: Callable[[int], None]) -> None:
+        good = record.place is Place.FRONT or _copy_in(files, record)
+        if good and (self.whole or record.number not in self.digests):
+            good = self._read_back(files, record)
+        if not good:
+            self._lose(record, files)
+            lost(record.number)
+            return
+        with self._lock:
+            self._number += 1
+            if record.place is Place.PART:
+                self._copied.append(record.number)
+        if len(self._copied) >= MOST_COPIED:
+            self._settle_copies(files)
+
+    def _read_back(self, files: Files, record: Record) -> bool:
+        """Take the digests over bytes read back; a bad segment spoils none of them."""
+        pieces = {name: hasher(name) for name in self.proof.of_segment}
+        whole = {name: running.copy() for name, running in self.whole.items()}
+        if not merge.read_back(files.merged, record, (*pieces.values(), *whole.values())):
+            return False
+        digests = {name: piece.hexdigest() for name, piece in pieces.items()}
+        try:
+            self.proof.check_segment(record.number, digests)
+        except DigestError:
+            return False
+        self.whole, self.digests[record.number] = whole, digests
+        return True
+
+    def _lose(self, record: Record, files: Files) -> None:
+        with self._lock:
+            del self.held[record.number]
+            self.digests.pop(record.number, None)
+        files.index.lost(record.number, self.epoch)
+
+    def _settle_copies(self, files: Files) -> None:
+        """Part files go only after the merged file that holds their bytes is flushed."""
+        done, self._copied = self._copied, []
+        os.fdatasync(files.merged)
+        files.index.front(self.layout.segment(self._number - 1).stop, self.epoch)
+        files.index.flush()
+        for number in done:
+            with suppress(FileNotFoundError):
+                os.unlink(part_name(number), dir_fd=files.folder)
+
+
+def _copy_in(files: Files, record: Record) -> bool:
+    """Copy a part file into the merged file; False if the part is not there, or too short."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        part = os.open(part_name(record.number), flags, dir_fd=files.folder)
+    except FileNotFoundError:
+        return False
+    try:
+        if os.fstat(part).st_size < record.stop - record.start:
+            return False
+        merge.copy_in(part, files.merged, record)
+    finally:
+        os.close(part)
+    return True

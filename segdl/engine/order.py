@@ -1,0 +1,220 @@
+"""An order under way: its workers started, its events delivered, its report made.
+
+The caller's thread delivers events and hears Ctrl-C; no thread outlives `run`.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from segdl.core import events
+from segdl.core.errors import ExitCode, SegdlError, disk_error
+from segdl.core.manifest import Manifest, Target
+from segdl.core.options import Options
+from segdl.core.report import Failure, Receipt, Report
+from segdl.edges.index import read_index
+from segdl.edges.transport import Reach
+from segdl.edges.workspace import Workspace, work_name
+from segdl.engine.control import Control
+from segdl.engine.delivery import Delivery
+from segdl.engine.desk import Desk
+from segdl.engine.task import Task
+from segdl.engine.worker import Worker
+
+_TICK = 0.1  # seconds between two progress events
+_AUTO = 4  # connections of `auto`
+_RATE_OVER = 5.0  # seconds
+
+Listener = Callable[[events.Event], None]
+
+
+class Order:
+    """One run over one order."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        targets: tuple[Target, ...],
+        workspace: Workspace,
+        delivery: Delivery,
+        options: Options,
+        listener: Listener,
+    ) -> None:
+        """`targets` are those of the manifest that this run is for."""
+        self._manifest = manifest
+        self._targets = targets
+        self._workspace = workspace
+        self._delivery = delivery
+        self._options = options
+        self._listener = listener
+        self._events: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
+        self._desk = Desk(options, delivery, self._events.put)
+        self._delivered: dict[int, Receipt] = {}  # before this run
+        self._failed: dict[int, SegdlError] = {}  # before any work could be done
+        self._workers: list[Worker] = []
+        self._rates: deque[tuple[float, int]] = deque()
+
+    def run(self, receipts: Mapping[str, Receipt], control: Control) -> Report:
+        """Deliver what is not delivered yet. Raises what a listener raises, after a clean end."""
+        began = time.monotonic()
+        try:
+            self._prepare(receipts)
+            control.attach(self._desk)
+            self._start()
+            self._watch()
+        except BaseException:
+            self._desk.stop(ExitCode.INTERRUPTED)
+            raise
+        finally:
+            control.detach()
+            self._end()
+        if self._desk.crash is not None:
+            raise self._desk.crash
+        return self._finish(time.monotonic() - began)
+
+    # -- before ------------------------------------------------------------------------------------
+
+    def _prepare(self, receipts: Mapping[str, Receipt]) -> None:
+        under_way = self._workspace.under_way()
+        for number, target in enumerate(self._targets):
+            try:
+                before = receipts.get(target.path)
+                if before is not None and self._delivery.believed(target, before):
+                    self._delivered[number] = before
+                else:
+                    self._enter(number, target, work_name(target.path) in under_way)
+            except OSError as error:
+                self._failed[number] = disk_error(error)
+        started = events.OrderStarted(
+            targets=len(self._targets), bytes=self._total(), held=self._present()
+        )
+        self._listener(started)
+        for number, failure in self._failed.items():
+            self._desk.tell_failure(self._targets[number], failure)
+
+    def _enter(self, number: int, target: Target, under_way: bool) -> None:
+        """Make a task of a target, with what its index holds, and schedule it."""
+        pieces = target.pieces.size if target.pieces else None
+        given = pieces or self._options.segment_size or self._manifest.segment_size
+        task = Task(target, self._workspace, given)
+        if under_way:
+            folder = self._workspace.open_work(target.path)
+            try:
+                task.adopt(read_index(folder))
+            finally:
+                os.close(folder)
+        self._desk.enter(number, task, recheck=self._delivery.in_the_way(target))
+
+    def _start(self) -> None:
+        options = self._options
+        reach = Reach(
+            timeout=options.timeout,
+            ca_file=options.ca_file,
+            proxy=options.proxy,
+            connect_to=dict(options.connect_to),
+            headers=options.headers,
+            by_origin=self._manifest.headers,
+        )
+        count = (options.connections or _AUTO) if self._desk.tasks else 0
+        self._workers = [Worker(number, self._desk, reach) for number in range(count)]
+        for worker in self._workers:
+            worker.start()
+
+    # -- while it runs -----------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Deliver events until every worker is done."""
+        due = 0.0
+        while any(worker.is_alive() for worker in self._workers):
+            self._deliver_events(time.monotonic() + _TICK)
+            if (now := time.monotonic()) >= due:
+                due = now + _TICK
+                self._listener(self._progress(now))
+            if self._desk.stopped is not None:
+                self._abort()
+        self._deliver_events(0.0)
+
+    def _deliver_events(self, deadline: float) -> None:
+        """Hand the listener the events that come before `deadline`; past it, those at hand."""
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                event = self._events.get(timeout=left) if left > 0 else self._events.get_nowait()
+            except queue.Empty:
+                return
+            self._listener(event)
+
+    def _progress(self, now: float) -> events.Progress:
+        jobs = sorted({work.job for work in list(self._desk.busy.values())})
+        tasks = [self._desk.tasks[job] for job in jobs]
+        return events.Progress(
+            bytes=self._present(),
+            total=self._total(),
+            rate=round(self._rate(now)),
+            connections=len(self._desk.busy),
+            in_flight={t.target.path: (t.present(), t.layout.size) for t in tasks},
+        )
+
+    def _present(self) -> int:
+        """Bytes that are on disk, delivered or held."""
+        done = self._delivered | self._desk.receipts
+        under_way = (t for n, t in self._desk.tasks.items() if n not in done)
+        return sum(r.size for r in done.values()) + sum(t.present() for t in under_way)
+
+    def _total(self) -> int | None:
+        """The order's bytes; None while a size is not known."""
+        sizes = [task.layout.size for task in self._desk.tasks.values()]
+        known = [size for size in sizes if size is not None]
+        if len(known) < len(sizes):
+            return None
+        return sum(known) + sum(r.size for r in self._delivered.values())
+
+    def _rate(self, now: float) -> float:
+        self._rates.append((now, self._desk.landed))
+        while len(self._rates) > 2 and self._rates[1][0] <= now - _RATE_OVER:
+            self._rates.popleft()
+        since, before = self._rates[0]
+        return (self._desk.landed - before) / (now - since) if now > since else 0.0
+
+    # -- after -------------------------------------------------------------------------------------
+
+    def _abort(self) -> None:
+        for worker in self._workers:
+            worker.abort()
+
+    def _end(self) -> None:
+        if self._desk.stopped is not None:
+            self._abort()
+        for worker in self._workers:
+            worker.join()
+        for task in self._desk.tasks.values():
+            task.over = True
+            task.close_if_over()
+
+    def _finish(self, seconds: float) -> Report:
+        done = self._delivered | self._desk.receipts
+        failures = self._failed | self._desk.unfinished()
+        for number, error in failures.items():
+            error.target = self._targets[number].path
+        report = Report(
+            receipts=tuple(done[n] for n in sorted(done)),
+            failures=tuple(Failure(self._targets[n].path, failures[n]) for n in sorted(failures)),
+            bytes=self._desk.landed,
+            seconds=seconds,
+            skipped=frozenset(receipt.path for receipt in self._delivered.values()),
+            stopped=self._desk.stopped if failures else None,
+        )
+        self._deliver_events(0.0)
+        finished = events.OrderFinished(
+            delivered=len(report.receipts),
+            failed=len(report.failures),
+            bytes=report.bytes,
+            seconds=round(report.seconds, 3),
+            exit_code=int(report.exit_code),
+        )
+        self._listener(finished)
+        return report

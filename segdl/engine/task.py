@@ -1,0 +1,300 @@
+"""One target under way: its index, its parts and its front, brought together.
+
+States of a segment: missing, partial (a record vouches for a prefix), held (a record covers it),
+merged (it lies in the merged file, before the front). What a record says is believed only after its
+bytes gave its digest, in this process or again after a restart.
+
+Workers call from several threads; `_lock` guards the fields. Every part has a descriptor of its
+own, and a restart makes new files, so that a worker that was overtaken writes where nobody reads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from segdl.core.errors import DigestError, SizeError
+from segdl.core.manifest import Target
+from segdl.core.plan import DEFAULT_SEGMENT, Layout, Pin, Place, Record, Segment, aligned, fits
+from segdl.core.proof import Proof
+from segdl.core.verdict import Accepted, Ask
+from segdl.edges import merge
+from segdl.edges.index import Contents, Heading, Index
+from segdl.edges.parts import Part, open_window, part_name
+from segdl.edges.workspace import Workspace
+from segdl.engine.front import Files, Front
+
+FLUSH_EVERY = 2.0  # seconds: what a power cut may cost is counted from the last flush
+
+
+class Task:
+    """A target on its way to the disk."""
+
+    def __init__(self, target: Target, workspace: Workspace, segment_size: int | None) -> None:
+        """`segment_size` is None where the object's ETag may choose it."""
+        self.target = target
+        self.urls = target.urls
+        self.layout = Layout(target.size, segment_size or DEFAULT_SEGMENT)
+        self.pin: Pin | None = None
+        self.epoch = 0
+        self.over = False
+        self.began = time.monotonic()
+        self.ranged = False  # a range was honoured in this run
+        self.whole = False  # the server ignores ranges
+        self.proven = False  # the URL has given bytes in this run
+        self.gained = 0  # bytes that came beyond the furthest that was reached before
+        self.condemned = False  # all of it was fetched once, and its digest was wrong
+        self._workspace = workspace
+        self._furthest = 0
+        self._alignable = segment_size is None
+        self._lock = threading.RLock()
+        self._users = 0
+        self._partial: dict[int, Record] = {}
+        self._parts: dict[int, Part] = {}
+        self._files: Files | None = None
+        self._retired: list[int] = []  # descriptors that an overtaken worker may still use
+        self._orphans: list[Part] = []
+        self._flushed = time.monotonic()
+        self.front = self._new_front({})
+
+    def _new_front(self, held: dict[int, Record]) -> Front:
+        return Front(self.layout, self.proof, self.epoch, held)
+
+    @property
+    def proof(self) -> Proof:
+        return Proof(self.target, self.layout, self.pin)
+
+    # -- what is known ---------------------------------------------------------------------------
+
+    def adopt(self, contents: Contents) -> None:
+        """Take over what an index says, if it can be of this target. Nothing is read yet."""
+        heading = contents.heading
+        if heading is None or not self._same_object(heading):
+            return
+        self.layout = Layout(heading.size, heading.segment_size)
+        self.pin, self.epoch = heading.pin, heading.epoch
+        held: dict[int, Record] = {}
+        for number, record in contents.records.items():
+            if fits(self.layout, record):
+                complete = record.covers(self.layout.segment(number))
+                (held if complete else self._partial)[number] = record
+        self.front = self._new_front(held)
+
+    def _same_object(self, heading: Heading) -> bool:
+        """Whether an index may go on: what is left to chance here, `If-Match` and digests settle."""
+        target = self.target
+        return (
+            heading.path == target.path
+            and heading.size is not None
+            and target.size in (None, heading.size)
+            and (target.pieces is None or target.pieces.size == heading.segment_size)
+            and (heading.pin.etag is not None or heading.object in {u.identity for u in self.urls})
+        )
+
+    def present(self) -> int:
+        """Bytes on disk, as far as is known now."""
+        with self._lock:
+            parts = sum(p.reached - p.segment.start for p in self._parts.values())
+            partial = sum(r.stop - r.start for r in self._partial.values())
+            return self.front.bytes() + parts + partial
+
+    def ask(self, start: int, stop: int, mirror: int) -> Ask:
+        """The question for bytes [start, stop) of the target, in the object's own offsets."""
+        part = self.target.slice
+        shift = part.offset if part else 0
+        return Ask(
+            start=start + shift,
+            stop=stop + shift,
+            pin=self.pin,
+            size=None if part else self.target.size,
+            name=self.target.path,
+            ends_at=self.urls[mirror % len(self.urls)].ends_at,
+            proven=self.proven,
+        )
+
+    # -- files -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the files open while a worker is at it; the last to leave closes what is over."""
+        with self._lock:
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+            self.close_if_over()
+
+    def close_if_over(self) -> None:
+        """Close the files of a target that is over, once no worker uses them."""
+        with self._lock:
+            if self._users or not self.over:
+                return
+            for part in (*self._parts.values(), *self._orphans):
+                part.close()
+            if self._files is not None:
+                self._files.index.close()
+                self._retired += [self._files.merged, self._files.folder]
+            for file in self._retired:
+                os.close(file)
+            self._parts.clear()
+            self._orphans.clear()
+            self._retired.clear()
+            self._files = None
+
+    @property
+    def files(self) -> Files:
+        """The target's files, opened at first use, made if they are missing. Raises OSError."""
+        with self._lock:
+            if self._files is None:
+                with ExitStack() as failed:
+                    folder = self._workspace.open_work(self.target.path)
+                    failed.callback(os.close, folder)
+                    merged = open_window(folder, merge.NAME)
+                    failed.callback(os.close, merged)
+                    self._files = Files(folder, merged, Index(folder))
+                    failed.pop_all()
+            return self._files
+
+    # -- the object --------------------------------------------------------------------------------
+
+    def admit(self, accepted: Accepted) -> None:
+        """The probe was answered: pin the object and learn its size. Raises SizeError, OSError."""
+        size = self._size_of(accepted.pin.total)
+        with self._lock:
+            segment_size = self.layout.segment_size
+            if self._alignable and size:
+                segment_size = aligned(size, accepted.pin.etag)
+            self.layout, self.pin = Layout(size, segment_size), accepted.pin
+            self.whole = accepted.whole
+            self.front = self._new_front({})
+            self.files.index.pin(self._heading())
+
+    def _size_of(self, total: int | None) -> int | None:
+        part = self.target.slice
+        if part is None:
+            return self.target.size if total is None else total
+        if total is not None and part.offset + part.size > total:
+            raise SizeError(f"the object has {total} bytes, and the slice ends beyond them")
+        return part.size
+
+    def _heading(self) -> Heading:
+        assert self.pin is not None
+        return Heading(
+            path=self.target.path,
+            size=self.layout.size,
+            segment_size=self.layout.segment_size,
+            object=self.urls[0].identity,
+            pin=self.pin,
+            epoch=self.epoch,
+        )
+
+    def learn_end(self, size: int) -> None:
+        """A body of unknown length ended properly: that is the size. Raises SizeError, OSError."""
+        if self.target.size not in (None, size):
+            raise SizeError(f"the object has {size} bytes, the manifest says {self.target.size}")
+        with self._lock:
+            self.layout = Layout(size, self.layout.segment_size)
+            self.front.layout, self.front.proof = self.layout, self.proof
+            self.files.index.pin(self._heading())
+            for record in self.front.held.values():
+                self.files.index.held(record, self.epoch)
+
+    def restart(self) -> None:
+        """Forget what is held: the object is another one now. Raises OSError."""
+        with self._lock:
+            self.epoch += 1
+            self.pin = None
+            self.layout = Layout(self.target.size, self.layout.segment_size)
+            self.ranged = self.whole = False
+            self._partial.clear()
+            self._orphans += self._parts.values()
+            self._parts.clear()
+            self.front = self._new_front({})
+            self._renew()
+
+    def _renew(self) -> None:
+        """New files for the same names; what still writes to the old ones does no harm."""
+        folder = self.files.folder
+        self._retired.append(self.files.merged)
+        for name in os.listdir(folder):
+            if name == merge.NAME or name.endswith(".part"):
+                os.unlink(name, dir_fd=folder)
+        self._files = Files(folder, open_window(folder, merge.NAME), self.files.index)
+
+    # -- parts -------------------------------------------------------------------------------------
+
+    def window(self, number: int) -> Part:
+        """The part for a segment, gone on with where it was left. Raises OSError."""
+        with self._lock:
+            if (part := self._parts.get(number)) is not None:
+                return part
+            record = self._partial.pop(number, None)
+            place = record.place if record else self.front.place(number)
+            part = self._parts[number] = self._open(self.layout.segment(number), place)
+            epoch = self.epoch
+        if record is not None and not part.recover(record):
+            self.files.index.lost(number, epoch)
+        return part
+
+    def _open(self, segment: Segment, place: Place) -> Part:
+        if place is Place.FRONT:
+            file = os.dup(self.files.merged)
+        else:
+            file = open_window(self.files.folder, part_name(segment.number))
+        return Part(file, segment, place, self.proof.of_segment)
+
+    def came(self, part: Part, count: int) -> None:
+        """Bytes were written: a stream that started again gains only beyond where it broke."""
+        again = max(0, self._furthest - (part.reached - count)) if self.whole else 0
+        self.gained += max(0, count - again)
+        self._furthest = max(self._furthest, part.reached)
+
+    def checkpoint(self, part: Part, epoch: int) -> None:
+        """Vouch for what a part holds by now, and flush now and then. Raises OSError."""
+        if part.reached > part.segment.start:
+            self.files.index.held(part.record(), epoch)
+        if time.monotonic() - self._flushed >= FLUSH_EVERY:
+            self._flushed = time.monotonic()
+            part.flush()
+            self.files.index.flush()
+
+    def commit(self, part: Part, epoch: int) -> None:
+        """A segment is complete: check its own digests, then vouch for all of it.
+
+        Raises DigestError, and the segment is missing again; OSError.
+        """
+        number = part.segment.number
+        digests = part.digests()
+        try:
+            self.proof.check_segment(number, digests)
+        except DigestError:
+            self.files.index.lost(number, epoch)
+            self._drop(part)
+            raise
+        if part.place is Place.PART:
+            part.flush()  # an island may wait long for the front: a power cut must not cost it
+        record = part.record()
+        self.files.index.held(record, epoch)
+        with self._lock:
+            if epoch == self.epoch:
+                self.front.hold(record, digests)
+        self._drop(part)
+
+    def _drop(self, part: Part) -> None:
+        with self._lock:
+            if self._parts.get(part.segment.number) is part:
+                del self._parts[part.segment.number]
+                part.close()
+
+    def truncate(self, part: Part) -> None:
+        """The object ended inside this part: it is the last one, and shorter."""
+        with self._lock:
+            if part.reached > part.segment.start:
+                part.segment = self.layout.segment(part.segment.number)
+            else:
+                self._drop(part)

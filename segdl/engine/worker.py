@@ -1,0 +1,255 @@
+"""A worker: one thread, one connection. It takes work, does it, reports back.
+
+A segment crosses it in six steps: take, stream, write, commit, append, done.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from segdl.core.errors import (
+    BrokenError,
+    MisansweredError,
+    NoRangesError,
+    SegdlError,
+    SizeError,
+    disk_error,
+)
+from segdl.core.options import KIB
+from segdl.core.pace import StallWatch
+from segdl.core.schedule import Fetch, Recheck, Work
+from segdl.core.urls import ShareURL
+from segdl.edges.parts import Part
+from segdl.edges.transport import Answer, Connection, Reach
+from segdl.engine.desk import Desk
+from segdl.engine.task import Task
+
+BUFFER = 256 * KIB  # bytes read before they are hashed and written
+CHECKPOINT = 512 * KIB  # bytes that may be on disk without a record: what a kill -9 costs
+LINGER = 0.5  # seconds that the first byte of a buffer waits for the last
+
+
+class Dropped(Exception):
+    """The work no longer counts, or the run pauses or stops: give it back, keep what is there."""
+
+
+class Worker(threading.Thread):
+    """One thread with one connection, until there is no more work."""
+
+    def __init__(self, number: int, desk: Desk, reach: Reach) -> None:
+        super().__init__(name=f"segdl-{number}", daemon=True)
+        self._number = number
+        self._work: Work | None = None
+        self._desk = desk
+        self._timeout = reach.timeout
+        self._connection = Connection(reach, self._interrupted)
+        self._buffer = memoryview(bytearray(BUFFER))
+        self._kept: tuple[Task, int, Answer] | None = None  # an answer with bytes left in it
+
+    def run(self) -> None:
+        try:
+            current = None
+            while (work := self._desk.next_work(self._number, current)) is not None:
+                self._do(work)
+                current = work.job
+        except BaseException as error:
+            self._desk.crashed(error)
+        finally:
+            self._let_go()
+            self._connection.close()
+
+    def abort(self) -> None:
+        """Wake a blocked read, from any thread."""
+        self._connection.abort()
+
+    def _do(self, work: Work) -> None:
+        self._work = work
+        task = self._desk.tasks[work.job]
+        before = task.gained
+        with task.in_use():
+            try:
+                match work:
+                    case Recheck():
+                        self._desk.recheck(work)
+                    case Fetch():
+                        self._fetch(task, work)
+                self._desk.done(self._number, work)
+            except Dropped:
+                self._desk.dropped(self._number, work)
+            except SegdlError as error:
+                self._desk.failed(self._number, work, error, progress=task.gained > before)
+            except OSError as error:
+                self._desk.failed(self._number, work, disk_error(error), progress=False)
+
+    def _interrupted(self) -> bool:
+        return self._work is not None and not self._desk.wanted(self._work)
+
+    # -- one segment -----------------------------------------------------------------------------
+
+    def _fetch(self, task: Task, work: Fetch) -> None:
+        began = time.monotonic()
+        part = None if work.probe else task.window(work.segment)
+        while part is None or part.reached < part.segment.stop:
+            answer = self._answer(task, work, part)
+            if part is None:
+                if task.layout.size == 0:
+                    return
+                part = task.window(work.segment)
+            if self._stream(task, work, answer, part):
+                break
+        if part.reached > part.segment.start:
+            length = part.segment.length
+            task.commit(part, work.epoch)
+            self._desk.segment_done(work, length, time.monotonic() - began)
+
+    def _answer(self, task: Task, work: Fetch, part: Part | None) -> Answer:
+        """An accepted answer whose next byte is the part's next: the one kept, or a new one."""
+        segment = part.segment if part else task.layout.segment(work.segment)
+        at = part.reached if part else segment.start
+        ask = task.ask(at, segment.stop, work.mirror)
+        if (answer := self._take_kept(task, work, ask.start)) is not None:
+            return answer
+        url = task.urls[work.mirror % len(task.urls)]
+        answer = self._open(task, work, url, at, segment.stop)
+        if work.probe and part is None:
+            task.admit(answer.accepted)
+            self._desk.admitted(self._number, work)
+        return answer
+
+    def _open(self, task: Task, work: Fetch, url: ShareURL, start: int, stop: int) -> Answer:
+        if self._interrupted():
+            raise Dropped
+        ask = task.ask(start, max(stop, start + 1), work.mirror)
+        try:
+            answer = self._connection.open(url, ask)
+        except SegdlError as error:
+            if self._interrupted():
+                raise Dropped from None
+            raise self._reconsidered(task, error) from None
+        self._desk.answered(self._number, work)
+        if answer.accepted.whole and not work.probe:
+            answer.close()
+            raise self._reconsidered(task, NoRangesError("the server ignores Range"))
+        task.ranged = task.ranged or not answer.accepted.whole
+        return answer
+
+    def _reconsidered(self, task: Task, error: SegdlError) -> SegdlError:
+        """A server that has honoured a range in this run does not ignore them: it erred."""
+        if not isinstance(error, NoRangesError):
+            return error
+        if task.ranged:
+            return MisansweredError(error.message, status=error.status)
+        if task.target.slice and task.target.slice.offset:
+            return MisansweredError("the server ignores Range: it cannot give a slice")
+        return error
+
+    def _stream(self, task: Task, work: Fetch, answer: Answer, part: Part) -> bool:
+        """Bytes from an answer to a part, until either ends; True if the target ends here.
+
+        Whatever happens, what came is written and vouched for before it returns or raises.
+        """
+        watch, unrecorded = StallWatch(self._timeout), 0
+        try:
+            while part.reached < part.segment.stop:
+                room = self._buffer[: part.segment.stop - part.reached]
+                count, trouble = self._fill(answer, room, watch)
+                if count:
+                    part.write(room[:count])
+                    unrecorded += count
+                    task.came(part, count)
+                    self._pay(self._desk.landed_more(count), watch)
+                if unrecorded >= CHECKPOINT or (trouble and unrecorded):
+                    task.checkpoint(part, work.epoch)
+                    unrecorded = 0
+                if trouble:
+                    raise trouble
+                if not count:
+                    return self._ended(task, answer, part)
+        except BaseException:
+            answer.close()
+            raise
+        return self._keep(task, work, answer, part)
+
+    def _fill(
+        self, answer: Answer, room: memoryview, watch: StallWatch
+    ) -> tuple[int, Exception | None]:
+        """Read until `room` is full, the body ends, the bytes have waited long enough, or there
+        is trouble: what came, and the trouble."""
+        count, first = 0, 0.0
+        while count < len(room):
+            if self._interrupted():
+                return count, Dropped()
+            try:
+                got = answer.readinto(room[count:])
+            except TimeoutError:
+                got = None
+            except BrokenError as error:
+                return count, Dropped() if self._interrupted() else error
+            now = time.monotonic()
+            if got == 0:
+                break
+            if got:
+                first, count = first or now, count + got
+            if watch.stalled(now, answer.at):
+                stall = BrokenError(f"less than 1 KiB a second came for {watch.window:g} seconds")
+                return count, stall
+            if count and now - first >= LINGER:
+                break
+        return count, None
+
+    def _pay(self, wait: float, watch: StallWatch) -> None:
+        """Hold back as the rate limit asks."""
+        if wait > 0:
+            self._desk.rest(wait)
+            watch.excuse()
+
+    def _ended(self, task: Task, answer: Answer, part: Part) -> bool:
+        """The body ended properly before the part: the rest is asked for, or there is none."""
+        answer.close()
+        if answer.accepted.stop is not None or task.layout.size is not None:
+            if answer.accepted.stop is None:
+                raise BrokenError("the body ended early")
+            return False
+        if not answer.framed and not task.target.digests:
+            raise BrokenError("the body ended with the connection, and nothing says how long it is")
+        task.learn_end(part.reached)
+        task.truncate(part)
+        return True
+
+    def _keep(self, task: Task, work: Fetch, answer: Answer, part: Part) -> bool:
+        """The part is full: keep an answer that has more, for the segment that follows."""
+        end = task.layout.size is not None and part.segment.stop == task.layout.size
+        stop = answer.accepted.stop
+        if end and stop is None:
+            self._expect_end(answer)
+        if end or answer.at == stop:
+            answer.close()
+        else:
+            self._kept = (task, work.epoch, answer)
+        return False
+
+    def _expect_end(self, answer: Answer) -> None:
+        """A body of unknown length must end where the manifest says that the target does."""
+        watch = StallWatch(self._timeout)
+        count, trouble = self._fill(answer, memoryview(bytearray(1)), watch)
+        if count or trouble:
+            answer.close()
+        if trouble:
+            raise trouble
+        if count:
+            raise SizeError("the object is longer than the manifest says")
+
+    def _take_kept(self, task: Task, work: Fetch, at: int) -> Answer | None:
+        kept, self._kept = self._kept, None
+        if kept is None:
+            return None
+        if kept[:2] == (task, work.epoch) and kept[2].at == at:
+            return kept[2]
+        kept[2].close()
+        return None
+
+    def _let_go(self) -> None:
+        if self._kept is not None:
+            self._kept[2].close()
+            self._kept = None
