@@ -19,6 +19,7 @@ import errno
 import os
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Self
 
 
 class ExitCode(IntEnum):
@@ -67,6 +68,12 @@ class SegdlError(Exception):
     def cause(self) -> str:
         """The kind of failure in one word, for programs: `expired`, `disk_full`, `digest`, …"""
         return _snake(type(self).__name__.removesuffix("Error"))
+
+    def about(self, target: str) -> Self:
+        """The same error as of `target`: one failure of a host is many targets' failure."""
+        twin = self.__class__.__new__(self.__class__, *self.args)
+        twin.__dict__.update(self.__dict__, target=target)
+        return twin
 
 
 class UsageError(SegdlError):
@@ -196,7 +203,7 @@ def disk_error(error: OSError) -> DiskError:
     """What an error of the local disk means, in one sentence that says what to do."""
     reason = os.strerror(error.errno) if error.errno else "it failed"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return DiskFullError(f"the disk takes no more ({reason}): free some space and run again")
+        return DiskFullError(f"the disk takes no more ({reason})")
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return DiskError(f"too many files are open ({reason}): raise `ulimit -n` and run again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -29,7 +29,7 @@ def unseal(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         fields = json.loads(body + b"}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return fields if isinstance(fields, dict) else None
 

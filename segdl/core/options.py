@@ -84,6 +84,8 @@ def parse_rate(text: str) -> RateLimit:
             raise ValueError(f"expected a rate of at least 1KiB a second, found {piece[:40]!r}")
         if found:
             start, stop = time(int(found[1]), int(found[2])), time(int(found[3]), int(found[4]))
+            if start == stop:
+                raise ValueError(f"expected a window of some length, found {piece[:40]!r}")
             windows.append(RateWindow(start, stop, rate))
         else:
             always = rate
@@ -103,12 +105,35 @@ Endpoint = tuple[str, int]
 
 def parse_connect_to(text: str) -> tuple[Endpoint, Endpoint]:
     """((host, port), (host, port)) from `HOST:PORT:HOST:PORT`, as curl has it."""
-    part = r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+):(\d{1,5})"
-    found = re.fullmatch(f"{part}:{part}", text.strip())
+    part = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})"
+    found = re.fullmatch(f"{part}:{part}", text.strip(), re.ASCII)
     if not found or not all(0 < int(found[n]) < 65536 for n in (2, 4)):
         raise ValueError(f"expected HOST:PORT:HOST:PORT, found {text[:80]!r}")
     hosts = [found[n].strip("[]").lower() for n in (1, 3)]
     return (hosts[0], int(found[2])), (hosts[1], int(found[4]))
+
+
+def parse_count(text: str) -> int:
+    """A whole number from `8`. Raises ValueError."""
+    if not re.fullmatch(r"-?\d{1,40}", text.strip(), re.ASCII):
+        raise ValueError(f"expected a whole number, found {text[:40]!r}")
+    return int(text)
+
+
+def parse_connections(text: str) -> int | None:
+    """A number of connections; None from `auto`. Raises ValueError."""
+    return None if text.strip() == "auto" else parse_count(text)
+
+
+def parse_proxy(text: str) -> str:
+    """The URL of a proxy, http where it names no scheme, as curl has it.
+
+    Raises ValueError, whose message never has the URL: it may hold a password.
+    """
+    url = text if "://" in text else f"http://{text}"
+    if not re.fullmatch(r"(https?|socks5h?)://[^\s/]+/?", url, re.ASCII | re.IGNORECASE):
+        raise ValueError("expected a proxy such as http://proxy.example:3128")
+    return url
 
 
 _OURS = {
@@ -152,14 +177,25 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises UsageError for a value that cannot be meant."""
-        self._bound("connections", self.connections, 1, MOST_CONNECTIONS)
-        self._bound("segment_size", self.segment_size, SMALLEST_SEGMENT, LARGEST_SEGMENT)
-        self._bound("retries", self.retries, 0, 10_000)
-        self._bound("patience", self.patience, 0, 30 * 86400)
-        self._bound("timeout", self.timeout, 0.1, 86400)
+        for name in _BOUNDS:
+            try:
+                check_bounds(name, getattr(self, name))
+            except ValueError as error:
+                raise UsageError(f"--{name.replace('_', '-')}: {error}") from None
 
-    @staticmethod
-    def _bound(name: str, value: float | None, least: float, most: float) -> None:
-        if value is not None and not least <= value <= most:
-            option = "--" + name.replace("_", "-")
-            raise UsageError(f"{option} must be from {least:g} to {most:g}, found {value:g}")
+
+_BOUNDS: dict[str, tuple[float, float, str]] = {
+    "connections": (1, MOST_CONNECTIONS, f"1 to {MOST_CONNECTIONS}"),
+    "segment_size": (SMALLEST_SEGMENT, LARGEST_SEGMENT, "64KiB to 1GiB"),
+    "retries": (0, 10_000, "0 to 10000"),
+    "patience": (0, 30 * 86400, "0s to 30d"),
+    "timeout": (0.1, 86400, "0.1 to 86400 seconds"),
+}
+
+
+def check_bounds(name: str, value: object) -> None:
+    """Raises ValueError if `value` cannot be meant for the option of that name in Options."""
+    if name in _BOUNDS and isinstance(value, int | float):
+        least, most, words = _BOUNDS[name]
+        if not least <= value <= most:
+            raise ValueError(f"expected {words}, found {value}")

@@ -1,4 +1,4 @@
-"""How fast and how patiently: backoff, the stall window, the rate limit."""
+"""How fast and how patiently: backoff, the stall window, the rate limit, how many at once."""
 
 from __future__ import annotations
 
@@ -59,3 +59,51 @@ class Bucket:
             return 0.0
         self._paid_until = max(self._paid_until, now - 0.1) + count / rate
         return max(0.0, self._paid_until - now)
+
+
+FEWEST, FIRST, MOST = 1, 4, 16  # connections of `auto`
+_LOOK = 1.0  # seconds over which a rate is measured
+_GAIN = 1.08  # a step up must bring this much, or it is taken back
+_SETTLED = 15.0  # seconds before another step up is tried after one that brought nothing
+
+
+@dataclass(slots=True)
+class Crowd:
+    """How many connections `auto` allows: more while the whole order's rate grows with them.
+
+    Hill climbing on the rate of the whole order, one step a second. A step that brings nothing is
+    taken back, and the next one waits; a server that says 429 or 503 halves the number at once.
+    """
+
+    allowed: int = FIRST
+    _since: float | None = None
+    _landed: int = 0
+    _before: float = 0.0  # the rate before the last step up
+    _step: int = 0  # what the last step up added, while it is judged
+    _hold: float = 0.0  # no step up before this time
+
+    def look(self, now: float, landed: int, busy: int) -> int:
+        """The number that is allowed now, `landed` bytes into the run with `busy` at work."""
+        if self._since is None:
+            self._since, self._landed = now, landed
+        elif now - self._since >= _LOOK:
+            rate = (landed - self._landed) / (now - self._since)
+            self._since, self._landed = now, landed
+            self._judge(now, rate, busy)
+        return self.allowed
+
+    def _judge(self, now: float, rate: float, busy: int) -> None:
+        if self._step and rate < self._before * _GAIN:
+            self.allowed -= self._step
+            self._step, self._hold = 0, now + _SETTLED
+        elif busy >= self.allowed and now >= self._hold:
+            self._step = min(max(2, self.allowed // 2), MOST - self.allowed)
+            self.allowed += self._step
+            self._before = rate
+        else:
+            self._step = 0
+
+    def refused(self, now: float) -> None:
+        """The server says that it is too much."""
+        self.allowed = max(FEWEST, self.allowed // 2)
+        self._step, self._hold = 0, now + _SETTLED

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from segdl.core.digests import digest_of_parts, etag_md5, etag_parts
-from segdl.core.errors import DigestError
+from segdl.core.digests import digest, digest_of_parts, etag_md5, etag_parts
+from segdl.core.errors import DigestError, SizeError
 from segdl.core.manifest.model import Target
 from segdl.core.plan import Layout, Pin
 from segdl.core.report import Grade
@@ -39,6 +39,15 @@ class Proof:
             return (self.target.pieces.algorithm,)
         return ("md5",) if self._etag_parts else ()
 
+    def check_size(self, size: int) -> None:
+        """Raises SizeError if the manifest's `pieces` are not those of `size` bytes."""
+        if pieces := self.target.pieces:
+            count = len(pieces.values)
+            if count != -(-size // pieces.size) and (size or count > 1):
+                raise SizeError(f"the target has {size} bytes, the manifest has {count} pieces")
+            if count and not size:
+                self.check_segment(0, {pieces.algorithm: digest(pieces.algorithm, b"")})
+
     def check_segment(self, number: int, digests: Mapping[str, str]) -> None:
         """Raises DigestError if a segment is not what the manifest's `pieces` say."""
         if pieces := self.target.pieces:
@@ -59,8 +68,9 @@ class Proof:
         if self._etag_md5 and whole.get("md5") == self._etag_md5:
             return Grade.ETAG
         if self._etag_parts and len(segments) == self.layout.count:
-            md5s = [segments[number]["md5"] for number in sorted(segments)]
-            if digest_of_parts(md5s) == self._etag_parts:
+            md5s = [segments[number].get("md5") for number in sorted(segments)]
+            known = [md5 for md5 in md5s if md5]  # none, where the size was learned at the end
+            if len(known) == len(md5s) and digest_of_parts(known) == self._etag_parts:
                 return Grade.ETAG
         return Grade.PINNED if self.pin and self.pin.etag else Grade.UNVERIFIED
 

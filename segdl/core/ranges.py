@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_CONTENT_RANGE = re.compile(r"bytes +(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
-_UNSATISFIED = re.compile(r"bytes +\*/(\d{1,19})", re.ASCII)
+_FLAGS = re.ASCII | re.IGNORECASE  # units are case-insensitive (RFC 9110, 14.1)
+_CONTENT_RANGE = re.compile(r"bytes +(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", _FLAGS)
+_UNSATISFIED = re.compile(r"bytes +\*/(\d{1,19})", _FLAGS)
 LARGEST = 2**63 - 1
 
 
@@ -36,7 +37,7 @@ def parse_content_range(text: str) -> ContentRange | None:
         return None
     start, stop = int(found[1]), int(found[2]) + 1
     total = None if found[3] == "*" else int(found[3])
-    if start >= stop or stop > LARGEST or (total is not None and stop > total):
+    if start >= stop or stop > LARGEST or (total is not None and not stop <= total <= LARGEST):
         return None
     return ContentRange(start, stop, total)
 

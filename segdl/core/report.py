@@ -42,6 +42,7 @@ class Receipt:
     etag: str | None
     modified_ns: int  # the file's time when it was delivered
     resumable: bool = True  # False where the server ignores ranges
+    offset: int = 0  # where in the object the target begins (a slice)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,15 @@ different files at once. Only when every job has a worker do further ones help, 
 - A job without a pin gives out segment 0 alone: its GET is the probe.
 - A job whose server ignores ranges belongs to one worker, which reads one stream.
 - A failed try waits in its job until its time; a busy host is held back once for all workers, and
-  then asked with one probe at a time.
+  then asked with one probe at a time. The job that met it is held back too, and asked for last: a
+  host that answers only for others must not be taken to be down.
 - `settle` sorts every failure by what to do next, and says what it decided.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -50,6 +51,8 @@ class Fetch:
     epoch: int
     mirror: int
     probe: bool  # the target is not pinned yet
+    host: str
+    issue: int  # of the target's URLs: fresh ones may come while this is under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,7 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """The work was of an epoch that has passed."""
+    """The work was of an epoch that has passed, or its target is over or paused already."""
 
 
 Decision = Again | Restart | Pause | GiveUp | Ignore
@@ -119,18 +122,65 @@ class State(Enum):
 
 
 @dataclass(slots=True)
+class Missing:
+    """Segments that are missing, lowest first, in memory that does not grow with the target."""
+
+    beyond: int  # this one and all after it are missing, ...
+    count: int  # ... before this one
+    gaps: list[int] = field(default_factory=list)  # those before `beyond`, as a heap
+
+    @classmethod
+    def without(cls, count: int, held: Collection[int]) -> Missing:
+        """All of `count` segments that are not in `held`."""
+        beyond = min(max(held, default=-1) + 1, count)
+        return cls(beyond, count, [n for n in range(beyond) if n not in held])
+
+    @property
+    def lowest(self) -> int:
+        return self.gaps[0] if self.gaps else self.beyond
+
+    def pop(self) -> int:
+        """Take the lowest out."""
+        if self.gaps:
+            return heapq.heappop(self.gaps)
+        self.beyond += 1
+        return self.beyond - 1
+
+    def add(self, number: int) -> None:
+        heapq.heappush(self.gaps, number)
+
+    def __contains__(self, number: int) -> bool:
+        return self.beyond <= number < self.count or number in self.gaps
+
+    def __bool__(self) -> bool:
+        return bool(self.gaps) or self.beyond < self.count
+
+
+@dataclass(slots=True)
+class Hold:
+    """A host that is down or busy; or one job that its host was busy for."""
+
+    since: float
+    until: float
+    probes: int  # that failed in a row
+    probing: int | None = None  # the worker that asks
+
+
+@dataclass(slots=True)
 class Job:
     """One target's place in the schedule."""
 
     hosts: tuple[str, ...]  # a host for each mirror
-    missing: list[int]  # a heap
+    missing: Missing
     count: int | None  # segments; None while unknown
     pinned: bool = False
     recheck: bool = False
     state: State = State.OPEN
     epoch: int = 0
+    issue: int = 0
     mirror: int = 0
-    refused: int = 0  # mirrors that have refused
+    refused: set[int] = field(default_factory=set)  # mirrors that have refused
+    hold: Hold | None = None  # until the host answers for this job
     restarts: int = 0
     denials: int = 0
     owner: int | None = None  # the worker that reads the one stream
@@ -144,16 +194,6 @@ class Job:
     @property
     def host(self) -> str:
         return self.hosts[self.mirror]
-
-
-@dataclass(slots=True)
-class Hold:
-    """A host that is down or busy."""
-
-    since: float
-    until: float
-    probes: int = 1
-    probing: int | None = None  # the worker that asks
 
 
 class Schedule:
@@ -172,17 +212,15 @@ class Schedule:
 
     def add(
         self, job: int, hosts: tuple[str, ...], count: int | None, held: Iterable[int], *,
-        pinned: bool, recheck: bool,
+        pinned: bool, recheck: bool, epoch: int = 0,
     ) -> None:  # fmt: skip
         """Enter a target: `count` segments (None: unknown), of which `held` are on disk.
 
         `recheck`: something of it is on disk, and is looked at before anything is merged.
         """
-        have = set(held)
-        missing = [n for n in range(1 if count is None else max(count, 1)) if n not in have]
-        if count == 0 and pinned:
-            missing = []
-        self._jobs[job] = Job(hosts, missing, count, pinned=pinned, recheck=recheck)
+        least = 0 if pinned else 1  # even an empty target has to be asked for
+        missing = Missing.without(max(count or 0, least), set(held))
+        self._jobs[job] = Job(hosts, missing, count, pinned=pinned, recheck=recheck, epoch=epoch)
         self._fresh[job] = None
 
     def learn(self, job: int, count: int | None, held: Iterable[int] = ()) -> None:
@@ -190,10 +228,14 @@ class Schedule:
         entry = self._jobs[job]
         entry.pinned, entry.count = True, count
         if count is not None:
-            have = {*held, *entry.busy, *entry.waiting}
-            entry.missing = [n for n in range(count) if n not in have]
+            entry.missing = Missing.without(count, {*held, *entry.busy, *entry.waiting})
         elif not entry.missing:
-            entry.missing = [max(entry.busy, default=-1) + 1]
+            self._add_next(entry, max(entry.busy, default=-1))
+
+    @staticmethod
+    def _add_next(entry: Job, number: int) -> None:
+        """A target of unknown size: what follows `number` is missing, as far as is known."""
+        entry.missing = Missing(number + 1, number + 2)
 
     def dedicate(self, job: int, worker: int) -> None:
         """The server ignores ranges: the target is read by `worker` alone, from the start."""
@@ -202,7 +244,9 @@ class Schedule:
     def replace_hosts(self, job: int, hosts: tuple[str, ...]) -> bool:
         """Fresh URLs for a target. Returns whether it was paused and goes on now."""
         entry = self._jobs[job]
-        entry.hosts, entry.mirror, entry.refused = hosts, 0, 0
+        entry.hosts, entry.mirror, entry.hold = hosts, 0, None
+        entry.refused.clear()
+        entry.issue += 1
         if entry.state is not State.PAUSED:
             return False
         self._open(job)
@@ -213,7 +257,8 @@ class Schedule:
         entry = self._jobs[job]
         entry.tries.clear()
         entry.strikes.clear()
-        entry.restarts = entry.refused = 0
+        entry.refused.clear()
+        entry.restarts, entry.hold = 0, None
         entry.recheck = entry.pinned
         self._open(job)
 
@@ -221,7 +266,7 @@ class Schedule:
         entry = self._jobs[job]
         entry.state = State.OPEN
         for segment in entry.waiting:
-            heapq.heappush(entry.missing, segment)
+            entry.missing.add(segment)
         entry.waiting.clear()
         (self._active if entry.started else self._fresh)[job] = None
 
@@ -242,34 +287,39 @@ class Schedule:
             return Recheck(chosen, entry.epoch)
         if (hold := self._holds.get(entry.host)) is not None:
             hold.probing = worker
-        segment = heapq.heappop(entry.missing)
+        segment = entry.missing.pop()
         entry.busy[segment] = worker
-        return Fetch(chosen, segment, entry.epoch, entry.mirror, probe=not entry.pinned)
+        return Fetch(
+            chosen, segment, entry.epoch, entry.mirror,
+            probe=not entry.pinned, host=entry.host, issue=entry.issue,
+        )  # fmt: skip
 
     def _choose(self, worker: int, now: float, current: int | None) -> int | None:
-        best: tuple[int, bool, bool, int] | None = None
+        best: tuple[int, int, bool, int] | None = None
         for job in self._active:
             entry = self._jobs[job]
             self._wake(entry, now)
-            self._elsewhere(entry)
             if not self._ready(entry, worker, now):
                 continue
-            rank = (len(entry.busy), job != current, False, job)
+            snubs = entry.hold.probes if entry.hold else 0
+            rank = (snubs, len(entry.busy), job != current, job)
             if best is None or rank < best:
                 best = rank
-        if best is not None and best[:2] == (0, False):
-            return best[3]
-        for job in self._fresh:
-            if self._ready(self._jobs[job], worker, now):
-                return best[3] if best is not None and best[0] == 0 else job
+        if best is None or best[:2] != (0, 0):
+            for job in self._fresh:
+                if self._ready(self._jobs[job], worker, now):
+                    return job
         return best[3] if best is not None else None
 
     def _ready(self, entry: Job, worker: int, now: float) -> bool:
         if entry.recheck:
             return True
-        if not entry.missing or (not entry.pinned and (entry.busy or entry.missing[0] != 0)):
+        if not entry.missing or (not entry.pinned and (entry.busy or entry.missing.lowest)):
             return False
         if entry.stream and (entry.busy or entry.owner not in (None, worker)):
+            return False
+        self._elsewhere(entry)
+        if entry.hold is not None and now < entry.hold.until:
             return False
         hold = self._holds.get(entry.host)
         return hold is None or (hold.probing is None and now >= hold.until)
@@ -278,18 +328,22 @@ class Schedule:
         due = [segment for segment, when in entry.waiting.items() if when <= now]
         for segment in due:
             del entry.waiting[segment]
-            heapq.heappush(entry.missing, segment)
+            entry.missing.add(segment)
 
     def _elsewhere(self, entry: Job) -> None:
-        """Move a job whose host is held back to a mirror that is not."""
+        """Move a job whose host is held back to a mirror that is not, and has not refused."""
         if len(entry.hosts) > 1 and entry.host in self._holds:
-            free = [n for n, host in enumerate(entry.hosts) if host not in self._holds]
-            entry.mirror = free[0] if free else entry.mirror
+            left = (n for n in range(len(entry.hosts)) if n not in entry.refused)
+            free = next((n for n in left if entry.hosts[n] not in self._holds), None)
+            if free is not None:
+                entry.mirror, entry.hold = free, None
 
     def _rest(self, now: float) -> Wait | Finished:
         if not self._active and not self._fresh:
             return Finished()
-        times = [t for job in self._active for t in self._jobs[job].waiting.values()]
+        active = [self._jobs[job] for job in self._active]
+        times = [t for entry in active for t in entry.waiting.values()]
+        times += [entry.hold.until for entry in active if entry.hold]
         times += [h.until for h in self._holds.values() if h.probing is None]
         later = [t for t in times if t > now]
         return Wait(min(later) if later else None)
@@ -303,24 +357,29 @@ class Schedule:
 
     def answered(self, work: Fetch, worker: int) -> None:
         """The host gave an answer that was believed."""
-        hold = self._holds.get(self._host(work))
+        hold = self._holds.get(work.host)
         if hold is not None and hold.probing in (worker, None):
-            del self._holds[self._host(work)]
+            del self._holds[work.host]
+        entry = self._jobs[work.job]
+        if (work.issue, work.mirror) == (entry.issue, entry.mirror):
+            entry.hold = None
 
     def progressed(self, work: Fetch) -> None:
         """A byte came beyond the furthest that was reached: the tries start from none again."""
         entry = self._jobs[work.job]
         entry.tries.pop(_STREAM if entry.stream else work.segment, None)
 
-    def done(self, work: Work) -> None:
+    def done(self, work: Work, worker: int) -> None:
         """The work is over: the segment is held, or what was held is rechecked."""
+        self._unprobe(work, worker)  # what was held already has asked nobody
         entry = self._jobs[work.job]
         if entry.epoch != work.epoch:
             return
         number = work.segment if isinstance(work, Fetch) else -1
         entry.busy.pop(number, None)
+        entry.tries.pop(number, None)
         if isinstance(work, Fetch) and entry.count is None and not entry.missing:
-            entry.missing = [number + 1]
+            self._add_next(entry, number)
 
     def release(self, work: Work, worker: int) -> None:
         """The work was not done and nothing is wrong with it (a pause, a stop)."""
@@ -332,17 +391,13 @@ class Schedule:
     def lost(self, job: int, segment: int) -> None:
         """A segment that was held is not what its record said: it is missing again."""
         entry = self._jobs[job]
-        if segment not in entry.busy and segment not in entry.missing:
-            heapq.heappush(entry.missing, segment)
+        if not any(segment in place for place in (entry.busy, entry.waiting, entry.missing)):
+            entry.missing.add(segment)
 
     def over(self, job: int) -> None:
         """The target is delivered, or failed for good."""
         self._jobs[job].state = State.OVER
         self._close(job)
-
-    def unfinished(self) -> list[int]:
-        """The jobs that are neither delivered nor failed."""
-        return [job for job, entry in self._jobs.items() if entry.state is not State.OVER]
 
     def restarted(self, job: int, count: int | None, not_before: float = 0.0) -> None:
         """The target starts again from nothing, without a pin; work under way no longer counts."""
@@ -350,7 +405,7 @@ class Schedule:
         entry.epoch += 1
         entry.busy.clear()
         entry.waiting.clear()
-        entry.missing = list(range(1, count or 1))
+        entry.missing = Missing(1, count or 1)
         entry.waiting[0] = not_before
         entry.count, entry.pinned, entry.recheck = count, False, False
         entry.stream, entry.owner = False, None
@@ -360,6 +415,8 @@ class Schedule:
         held_back = self._unprobe(work, worker)
         entry = self._jobs[work.job]
         if not self.current(work):
+            if entry.epoch == work.epoch:  # it is over, but may be taken up again
+                self._put_back(entry, work)
             return Ignore()
         match error:
             case BusyError():
@@ -380,34 +437,47 @@ class Schedule:
 
     def _busy(self, work: Fetch, entry: Job, error: BusyError, now: float) -> Decision:
         self._put_back(entry, work)
-        host = self._host(work)
-        hold = self._holds.get(host)
+        hold = self._holds.get(work.host)
         if hold is not None and now < hold.until:  # others failed with the one that was counted
-            return Again(hold.until - now, host)
-        wait = probe_wait(hold.probes if hold else 1) * (0.9 + self._chance() / 10)
-        wait = max(wait, error.retry_after or 0.0)
-        if hold is None:
-            hold = self._holds[host] = Hold(now, now + wait)
-        else:
-            hold.probes, hold.until = hold.probes + 1, now + wait
+            hold.until = max(hold.until, now + (error.retry_after or 0.0))
+            return Again(hold.until - now, work.host)
+        hold = self._holds[work.host] = self._longer(hold, error, now)
+        entry.hold = self._longer(entry.hold, error, now)
         if now - hold.since >= self._patience:
-            return self._forsake(host, error)
-        return Again(wait, host)
+            return self._forsake(work.host, error)
+        if now - entry.hold.since >= self._patience:  # the host answers for others
+            final = _exhausted(error, "patience is used up")
+            return self._mirror(work, entry) or self._give_up(work, final)
+        return Again(hold.until - now, work.host)
+
+    def _longer(self, hold: Hold | None, error: BusyError, now: float) -> Hold:
+        """The hold after one more probe that failed. The last probe goes as patience ends."""
+        since, probes = (hold.since, hold.probes + 1) if hold else (now, 1)
+        wait = probe_wait(probes) * (0.95 + self._chance() / 20)
+        wait = min(wait, max(since + self._patience - now, 0.0))
+        until = now + max(wait, error.retry_after or 0.0)
+        return Hold(since, until, probes, hold.probing if hold else None)
 
     def _forsake(self, host: str, error: SegdlError) -> Decision:
         """Patience with a host is used up: its targets move to a mirror, or are over."""
         del self._holds[host]
         open_jobs = [j for j in (*self._active, *self._fresh) if self._jobs[j].host == host]
-        ended = tuple(j for j in open_jobs if not self._next_mirror(self._jobs[j]))
+        ended = tuple(j for j in open_jobs if not self._leave(self._jobs[j], host))
         for job in ended:
             self.over(job)
         return GiveUp(ended, _exhausted(error, "patience is used up"))
+
+    def _leave(self, entry: Job, host: str) -> bool:
+        """Never go back to the mirrors on a host. False if there are no others."""
+        entry.refused.update(n for n, name in enumerate(entry.hosts) if name == host)
+        return self._next_mirror(entry)
 
     def _again(
         self, work: Fetch, entry: Job, error: SegdlError, now: float, held_back: bool
     ) -> Decision:
         if held_back:  # the host is up again, if not well: patience is no longer what is asked
-            self._holds.pop(self._host(work), None)
+            self._holds.pop(work.host, None)
+            entry.hold = None
         key = _STREAM if entry.stream else work.segment
         tries = entry.tries[key] = entry.tries.get(key, 0) + 1
         if tries > self._retries:
@@ -422,8 +492,10 @@ class Schedule:
         strikes = entry.strikes[work.segment] = entry.strikes.get(work.segment, 0) + 1
         if strikes >= STRIKES:
             return self._mirror(work, entry) or self._give_up(work, error)
-        self._next_mirror(entry)
-        return self._later(work, entry, now + backoff(strikes, self._chance()), now)
+        if entry.mirror == work.mirror:
+            self._next_mirror(entry)
+        wait = backoff(strikes, self._chance())
+        return Restart(wait) if entry.stream else self._later(work, entry, now + wait, now)
 
     def _restart(self, work: Fetch, entry: Job, error: SegdlError) -> Decision:
         entry.restarts += 1
@@ -445,6 +517,8 @@ class Schedule:
 
     def _pause(self, work: Fetch, entry: Job) -> Decision:
         self._put_back(entry, work)
+        if entry.state is State.PAUSED:
+            return Ignore()
         entry.state = State.PAUSED
         self._close(work.job)
         return Pause()
@@ -455,18 +529,25 @@ class Schedule:
         return GiveUp((work.job,), error)
 
     def _mirror(self, work: Fetch, entry: Job) -> Decision | None:
-        """Go on with the next mirror, if one is left that has not refused."""
-        if entry.mirror == work.mirror and not self._next_mirror(entry):
-            return None
+        """Go on with another mirror, if one is left that has not refused; or with fresh URLs, if
+        they came while this was under way."""
+        if work.issue == entry.issue:
+            entry.refused.add(work.mirror)
+            if entry.mirror in entry.refused and not self._next_mirror(entry):
+                return None
         entry.strikes.pop(work.segment, None)
         self._put_back(entry, work)
         return Again(0.0)
 
-    def _next_mirror(self, entry: Job) -> bool:
-        entry.refused += 1
-        if entry.refused >= len(entry.hosts):
+    @staticmethod
+    def _next_mirror(entry: Job) -> bool:
+        """Move on to the next mirror that has not refused; False if there is none."""
+        count = len(entry.hosts)
+        in_turn = ((entry.mirror + step) % count for step in range(1, count + 1))
+        found = next((n for n in in_turn if n not in entry.refused), None)
+        if found is None:
             return False
-        entry.mirror = (entry.mirror + 1) % len(entry.hosts)
+        entry.mirror, entry.hold = found, None
         return True
 
     def _put_back(self, entry: Job, work: Work) -> None:
@@ -474,19 +555,15 @@ class Schedule:
             entry.busy.pop(-1, None)
             entry.recheck = True
         elif entry.busy.pop(work.segment, None) is not None:
-            heapq.heappush(entry.missing, work.segment)
+            entry.missing.add(work.segment)
 
     def _unprobe(self, work: Work, worker: int) -> bool:
         """Whether this work was the probe of a host that is held back; it is no longer."""
-        hold = self._holds.get(self._host(work)) if isinstance(work, Fetch) else None
+        hold = self._holds.get(work.host) if isinstance(work, Fetch) else None
         if hold is None or hold.probing != worker:
             return False
         hold.probing = None
         return True
-
-    def _host(self, work: Fetch) -> str:
-        hosts = self._jobs[work.job].hosts
-        return hosts[work.mirror % len(hosts)]
 
     def _close(self, job: int) -> None:
         self._active.pop(job, None)

@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import quote, unquote, unquote_plus, urljoin
 
+from segdl.core.digests import digest
+
 LONGEST = 16 * 1024
 _PORTS = {"http": 80, "https": 443}
 
@@ -57,6 +59,12 @@ class ShareURL:
         signed = self.presigned
         kept = [p for p in self.query.split("&") if p and not (signed and _signs(_name(p)))]
         return f"{self.netloc}{self.path}" + ("?" + "&".join(sorted(kept)) if kept else "")
+
+    @property
+    def object_name(self) -> str:
+        """`identity` for files: the rest of the query, which may be a secret, as its digest."""
+        place, question, kept = self.identity.partition("?")
+        return place + question + (digest("sha256", kept.encode())[:32] if kept else "")
 
     @property
     def presigned(self) -> bool:
@@ -176,6 +184,8 @@ def redirect(source: ShareURL, location: str) -> ShareURL:
     Never https to http, never another scheme, and never to an address that lies nearer than the
     source: a public host must not aim segdl at what only this machine or its network can reach.
     """
+    if not location:
+        raise URLProblem("leads nowhere")
     if location.startswith("//"):
         location = f"{source.scheme}:{location}"
     elif location.startswith("/"):

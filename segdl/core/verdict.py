@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from segdl.core.complaint import Complaint, actual_size, printable, read_complaint
@@ -27,11 +28,13 @@ from segdl.core.errors import (
     SizeError,
     StaleError,
     TransientError,
+    UnreachableError,
 )
 from segdl.core.plan import Pin
-from segdl.core.ranges import parse_content_range, parse_unsatisfied
+from segdl.core.ranges import LARGEST, parse_content_range, parse_unsatisfied
 
 LONGEST_WAIT = 60.0  # seconds: Retry-After is obeyed up to here
+SKEW = 300.0  # seconds: clocks that differ by more are worth a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def judge(ask: Ask, head: Head, now: float) -> Accepted | SegdlError:
 
 def _ranged(ask: Ask, head: Head) -> Accepted:
     text = head.get("content-range")
-    if (head.get("content-type") or "").startswith("multipart/"):
+    if (head.get("content-type") or "").strip().lower().startswith("multipart/byteranges"):
         raise _misanswered(head, "several ranges in one answer")
     got = parse_content_range(text) if text else None
     if got is None:
@@ -110,6 +113,8 @@ def _ranged(ask: Ask, head: Head) -> Accepted:
     total = got.total if got.total is not None else _known_total(ask)
     if total is None:
         raise MisansweredError("the server does not say how long the object is")
+    if got.stop > total:
+        raise _misanswered(head, f"bytes {got.start} to {got.stop} of {total}")
     _agree(ask, total)
     return Accepted(got.start, got.stop, _pinned(ask, head, total))
 
@@ -140,7 +145,7 @@ def _whole(ask: Ask, head: Head) -> Accepted:
 def _refuse_page(ask: Ask, head: Head) -> None:
     """A 200 that is a store's error or a login page, and not the object."""
     kind = (head.get("content-type") or "").partition(";")[0].strip().lower()
-    if re.match(rb"\s*(<\?xml[^>]*>\s*)?<Error[\s>]", head.excerpt):
+    if re.match(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?<Error[\s>]", head.excerpt):
         complaint = read_complaint(head.excerpt)
         raise MisansweredError(
             f"the server answered 200 with an error: {complaint}",
@@ -178,6 +183,8 @@ def _pinned(ask: Ask, head: Head, total: int | None) -> Pin:
             raise _misanswered(head, "no strong ETag, where the object had one")
         if found.etag != ask.pin.etag:
             raise StaleError("the object was replaced on the server: its ETag is another")
+    elif found.etag is not None:
+        raise StaleError("the object has an ETag now, and had none: it may be another one")
     elif ask.pin.modified and found.modified and found.modified != ask.pin.modified:
         raise StaleError("the object was replaced on the server: its date is another")
     if found.encoding != ask.pin.encoding:
@@ -213,6 +220,8 @@ def _length(head: Head) -> int | None:
         return None
     if head.get("transfer-encoding") or not re.fullmatch(r"\d{1,19}", text, re.ASCII):
         raise _misanswered(head, "lengths that contradict each other")
+    if int(text) > LARGEST:
+        raise _misanswered(head, "a length that no file can have")
     return int(text)
 
 
@@ -220,14 +229,21 @@ def _misanswered(head: Head, what: str) -> MisansweredError:
     return MisansweredError(f"the server sent {what} with {head.status}", status=head.status)
 
 
-_EXPIRED_CODES = {"ExpiredRequest", "RequestExpired", "ExpiredToken", "TokenExpired"}
-_EXPIRED_WORDS = re.compile(r"expired|too old|not valid in the specified time frame", re.IGNORECASE)
+_EXPIRED_CODES = {
+    "ExpiredRequest", "RequestExpired", "ExpiredToken", "TokenExpired", "RequestTimeTooSkewed",
+}  # fmt: skip
+_EXPIRED_WORDS = re.compile(r"expired|too old|not valid in the (specified )?(key )?time frame", re.IGNORECASE)
 _UNMISTAKABLE = {"SignatureDoesNotMatch", "InvalidAccessKeyId", "NoSuchBucket", "NoSuchKey"}
 
 
 def refusal(ask: Ask, head: Head, now: float) -> SegdlError:
-    """What a status of 400 or more means for the work, in every dialect that FIELD_NOTES.md has."""
+    """What a status of 400 or more means for the work, in every dialect that FIELD_NOTES.md has.
+
+    Times are compared by the server's own clock, where its answer tells it.
+    """
     complaint = read_complaint(head.excerpt)
+    date = _http_date(head.get("date"))
+    there = now if date is None else date
     said = f"{head.status} {complaint}".strip()
     code, request_id = complaint.code, complaint.request_id or head.get("x-amz-request-id")
 
@@ -236,17 +252,21 @@ def refusal(ask: Ask, head: Head, now: float) -> SegdlError:
 
     if head.status >= 500 or head.status == 429:
         busy = BusyError(f"the server is busy: {said}", status=head.status, code=code)
-        busy.request_id, busy.retry_after = request_id, retry_after(head.get("retry-after"), now)
+        busy.request_id, busy.retry_after = request_id, retry_after(head.get("retry-after"), there)
         return busy
     if head.status in (408, 425):
         return because(TransientError, f"the server asks for another try: {said}")
-    if head.status in (400, 401, 403) and _expired(ask, complaint, now):
-        return because(ExpiredError, f"the link has expired ({said}): get a fresh manifest")
+    if head.status == 407:
+        return because(UnreachableError, f"the proxy wants other credentials: {said}")
+    if head.status in (400, 401, 403) and _expired(ask, complaint, there):
+        message = f"the link has expired ({said}): get a fresh manifest"
+        return because(ExpiredError, message + _skewed(now - there))
     if head.status == 403 and ask.proven and complaint.code not in _UNMISTAKABLE:
         return because(TransientError, f"the server refuses a link that worked: {said}")
     if head.status in (404, 410):
         return because(RefusedError, f"nothing is there ({said}): get a fresh manifest")
-    return because(RefusedError, f"the server refuses the link ({said}): get a fresh manifest")
+    message = f"the server refuses the link ({said}): get a fresh manifest"
+    return because(RefusedError, message + _skewed(now - there))
 
 
 def _expired(ask: Ask, complaint: Complaint, now: float) -> bool:
@@ -255,11 +275,19 @@ def _expired(ask: Ask, complaint: Complaint, now: float) -> bool:
     return ask.ends_at is not None and now >= ask.ends_at
 
 
+def _skewed(ahead: float) -> str:
+    """A word on the clocks, where they could explain a refusal."""
+    if abs(ahead) < SKEW:
+        return ""
+    way = "ahead of" if ahead > 0 else "behind"
+    return f" (this machine's clock is {abs(ahead) / 60:.0f} minutes {way} the server's)"
+
+
 def retry_after(text: str | None, now: float) -> float | None:
     """Seconds to wait by a `Retry-After` of either form, at most LONGEST_WAIT; None if absurd."""
     if text is None:
         return None
-    if re.fullmatch(r"\d{1,9}", text.strip(), re.ASCII):
+    if re.fullmatch(r"\d+", text.strip(), re.ASCII):
         return min(float(text), LONGEST_WAIT)
     when = _http_date(text)
     return None if when is None else min(max(when - now, 0.0), LONGEST_WAIT)
@@ -267,6 +295,7 @@ def retry_after(text: str | None, now: float) -> float | None:
 
 def _http_date(text: str | None) -> float | None:
     try:
-        return parsedate_to_datetime(text or "").timestamp()
-    except (ValueError, TypeError, OverflowError):
+        when = parsedate_to_datetime(text or "")
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, LookupError, OverflowError):
         return None

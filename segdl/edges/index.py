@@ -3,7 +3,9 @@
 Appended to, never rewritten. A `pin` line says of which object all that follows is, and so makes
 everything before it void; `held` vouches for a prefix of a segment, the latest for a segment wins;
 `front` says how far the merged file reaches; `lost` takes a segment's record back. A line that is
-torn, rotten or of a future version is passed over: its bytes are fetched again.
+torn, rotten or of a future version is passed over: its bytes are fetched again. What follows a pin
+carries its epoch, so that it is void with a pin that cannot be read, and not taken for an earlier
+one's; hence no two pins of an index may have the same epoch, unless they are of the same bytes.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ class Heading:
     path: str
     size: int | None  # bytes of the target
     segment_size: int
-    object: str  # ShareURL.identity
+    object: str  # ShareURL.object_name
     pin: Pin
     epoch: int
+    offset: int = 0  # where in the object the target begins (a slice)
 
 
 @dataclass(slots=True)
@@ -40,9 +43,11 @@ class Contents:
 
     heading: Heading | None = None
     records: dict[int, Record] = field(default_factory=dict)
+    unused: int = 0  # an epoch that no line has had, nor any later one
 
     def take(self, line: dict[str, Any]) -> None:
         """Replay one line. Raises KeyError, TypeError or ValueError if it makes no sense."""
+        self.unused = max(self.unused, _natural(line["epoch"]) + 1)
         match line["kind"]:
             case "pin":
                 self.heading = _heading(line)
@@ -88,9 +93,14 @@ class Index:
         """Open or make the index in the folder `directory`. Raises OSError."""
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         self._file = os.open(NAME, flags, 0o600, dir_fd=directory)
-        size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":
-            self._append(b"\n")  # the tail is torn: keep it off the next line
+        found = os.fstat(self._file)
+        if found.st_nlink > 1:  # it has a name elsewhere: what that leads to is not ours to change
+            os.close(self._file)
+            os.unlink(NAME, dir_fd=directory)
+            self._file = os.open(NAME, flags | os.O_EXCL, 0o600, dir_fd=directory)
+            found = os.fstat(self._file)
+        size = found.st_size
+        self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
 
     def pin(self, heading: Heading) -> None:
         """Start anew: all that was said before is void."""
@@ -98,8 +108,8 @@ class Index:
         self._append(seal({
             "kind": "pin", "version": VERSION, "epoch": heading.epoch,
             "path": heading.path, "size": heading.size, "segment_size": heading.segment_size,
-            "object": heading.object, "total": pin.total, "etag": pin.etag,
-            "encoding": pin.encoding, "modified": pin.modified,
+            "object": heading.object, "offset": heading.offset, "total": pin.total,
+            "etag": pin.etag, "encoding": pin.encoding, "modified": pin.modified,
         }))  # fmt: skip
 
     def held(self, record: Record, epoch: int) -> None:
@@ -125,9 +135,11 @@ class Index:
         os.close(self._file)
 
     def _append(self, line: bytes) -> None:
-        written = os.write(self._file, line)
-        if written != len(line):  # a full disk took a part of it: the next open ends the line
-            os.write(self._file, line[written:])
+        """Add a line; where a full disk took a part of it, end that and say it again."""
+        text = b"\n" + line if self._torn else line
+        self._torn = os.write(self._file, text) < len(text)
+        if self._torn:
+            self._append(line)
 
 
 def _heading(line: dict[str, Any]) -> Heading:
@@ -145,6 +157,7 @@ def _heading(line: dict[str, Any]) -> Heading:
             modified=_optional(line["modified"], _text),
         ),
         epoch=_natural(line["epoch"]),
+        offset=_natural(line["offset"]),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from types import TracebackType
 
 from segdl.core.errors import LockedError
@@ -30,8 +31,10 @@ class Lock:
             ) from None
         except OSError:
             pass  # a file system without locks: digests still hold promises 1 to 3
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
+        with suppress(OSError):  # who holds it is only said for people
+            if os.fstat(self._file).st_nlink == 1:  # else what it leads to is not ours to change
+                os.ftruncate(self._file, 0)
+                os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
 
     def close(self) -> None:
         os.close(self._file)

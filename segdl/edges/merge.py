@@ -21,17 +21,24 @@ _NO_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPE
 def copy_in(part: int, merged: int, record: Record) -> None:
     """Copy a part file's bytes to their place in the merged file, by reflink where the file
     system can. Raises OSError, also if the part is shorter than its record says."""
-    done, length = 0, record.stop - record.start
+    copy_range(part, 0, merged, record.start, record.stop - record.start)
+
+
+def copy_range(source: int, at: int, sink: int, to: int, length: int) -> None:
+    """Copy `length` bytes from one file's offset to another's, by reflink where the file system
+    can. Raises OSError, also if the source is too short."""
+    done = 0
     while done < length:
-        count = _copy(part, merged, done, record.start + done, length - done)
+        count = _copy(source, sink, at + done, to + done, length - done)
         if not count:
-            raise OSError(errno.EIO, "the part is shorter than its record")
+            raise OSError(errno.EIO, "the file is shorter than what is to be copied")
         done += count
 
 
 def _copy(source: int, sink: int, at: int, to: int, count: int) -> int:
     try:
-        return os.copy_file_range(source, sink, count, at, to)
+        if copied := os.copy_file_range(source, sink, count, at, to):
+            return copied  # some file systems copy nothing and say so; only a read tells the end
     except OSError as error:
         if error.errno not in _NO_COPY:
             raise

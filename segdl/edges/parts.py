@@ -8,6 +8,8 @@ vouch for what is there at any time, without a flush.
 from __future__ import annotations
 
 import os
+import stat
+import time
 from collections.abc import Sequence
 
 from segdl.core.digests import RECORD, Hasher, hasher
@@ -24,15 +26,16 @@ def part_name(number: int) -> str:
 def open_window(directory: int, name: str) -> int:
     """A descriptor of a part file or the merged file, made if it is not there. Raises OSError.
 
-    Links are not followed, and a file that has a second name somewhere is not written to: it is
-    taken out of the folder first.
+    Links are not followed, and what is no plain file, or has a second name somewhere, is not
+    written to: it is taken out of the folder first.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     file = os.open(name, flags, 0o600, dir_fd=directory)
-    if os.fstat(file).st_nlink > 1:
+    found = os.fstat(file)
+    if found.st_nlink > 1 or not stat.S_ISREG(found.st_mode):
         os.close(file)
         os.unlink(name, dir_fd=directory)
-        file = os.open(name, flags, 0o600, dir_fd=directory)
+        file = os.open(name, flags | os.O_EXCL, 0o600, dir_fd=directory)
     return file
 
 
@@ -46,6 +49,7 @@ class Part:
         self.segment = segment
         self.place = place
         self.reached = segment.start
+        self.flushed = time.monotonic()
         self._file = file
         self._shift = 0 if place is Place.FRONT else -segment.start
         self._algorithms = algorithms
@@ -100,6 +104,7 @@ class Part:
     def flush(self) -> None:
         """Make what was written survive a power cut. Raises OSError."""
         os.fdatasync(self._file)
+        self.flushed = time.monotonic()
 
     def close(self) -> None:
         os.close(self._file)

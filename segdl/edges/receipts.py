@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
-from typing import Any
+from contextlib import suppress
+from typing import Any, BinaryIO
 
 from segdl.core.journal import read_lines, seal
 from segdl.core.report import Grade, Receipt, SegmentDigests
 
 NAME = "receipts.jsonl"
+_COPY = "receipts.new"
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Receipts:
@@ -17,33 +21,65 @@ class Receipts:
 
     def __init__(self, hidden: int) -> None:
         """Open `receipts.jsonl` in the folder `hidden`. Raises OSError."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        self._file = os.open(NAME, flags, 0o600, dir_fd=hidden)
+        self._file = os.open(NAME, _FLAGS, 0o600, dir_fd=hidden)
+        if os.fstat(self._file).st_nlink > 1:
+            self._file = _part_company(self._file, hidden)
         self._lock = threading.Lock()
         size = os.fstat(self._file).st_size
-        if size and os.pread(self._file, 1, size - 1) != b"\n":
-            os.write(self._file, b"\n")  # the tail is torn: keep it off the next line
+        self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
 
     def read(self) -> dict[str, Receipt]:
         """The latest receipt of each path; lines that do not prove themselves are passed over."""
-        receipts: dict[str, Receipt] = {}
         with os.fdopen(os.dup(self._file), "rb") as file:
             file.seek(0)
-            for line in read_lines(file):
-                if (receipt := _receipt(line)) is not None:
-                    receipts[receipt.path] = receipt
-        return receipts
+            return _read(file)
 
     def append(self, receipt: Receipt) -> None:
         """Add a receipt, durably. Raises OSError."""
-        line = seal(_line(receipt))
         with self._lock:
-            while line:
-                line = line[os.write(self._file, line) :]
+            self._append(seal(_line(receipt)))
         os.fdatasync(self._file)
+
+    def _append(self, line: bytes) -> None:
+        """Add a line; where a full disk took a part of it, end that and say it again."""
+        text = b"\n" + line if self._torn else line
+        self._torn = os.write(self._file, text) < len(text)
+        if self._torn:
+            self._append(line)
 
     def close(self) -> None:
         os.close(self._file)
+
+
+def _part_company(file: int, hidden: int) -> int:
+    """A copy in the place of a file that has a name elsewhere too: what that leads to is not ours
+    to change. Raises OSError."""
+    with suppress(FileNotFoundError):
+        os.unlink(_COPY, dir_fd=hidden)
+    copy = os.open(_COPY, _FLAGS | os.O_EXCL, 0o600, dir_fd=hidden)
+    with os.fdopen(file, "rb") as source, os.fdopen(os.dup(copy), "wb") as sink:
+        shutil.copyfileobj(source, sink)
+    os.fsync(copy)
+    os.rename(_COPY, NAME, src_dir_fd=hidden, dst_dir_fd=hidden)
+    return copy
+
+
+def read_receipts(hidden: int) -> dict[str, Receipt]:
+    """The latest receipt of each path in the folder `hidden`, which is only looked at.
+
+    Empty if there are none to be read.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        with os.fdopen(os.open(NAME, flags, dir_fd=hidden), "rb") as file:
+            return _read(file)
+    except OSError:
+        return {}
+
+
+def _read(file: BinaryIO) -> dict[str, Receipt]:
+    receipts = (_receipt(line) for line in read_lines(file))
+    return {receipt.path: receipt for receipt in receipts if receipt is not None}
 
 
 def _line(receipt: Receipt) -> dict[str, Any]:
@@ -60,6 +96,7 @@ def _line(receipt: Receipt) -> dict[str, Any]:
         "grade": receipt.grade,
         "delivered": receipt.delivered,
         "object": receipt.object,
+        "offset": receipt.offset,
         "etag": receipt.etag,
         "modified_ns": receipt.modified_ns,
         "resumable": receipt.resumable,
@@ -81,9 +118,10 @@ def _receipt(line: dict[str, Any]) -> Receipt | None:
             grade=Grade(line["grade"]),
             delivered=str(line["delivered"]),
             object=str(line["object"]),
+            offset=int(line["offset"]),
             etag=line["etag"],
             modified_ns=int(line["modified_ns"]),
             resumable=bool(line["resumable"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None

@@ -11,14 +11,15 @@ import ctypes
 import errno
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from segdl.core.digests import digest
-from segdl.core.errors import DiskError, OccupiedError
+from segdl.core.errors import DiskError, OccupiedError, UsageError
 
 HIDDEN = ".segdl"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -30,20 +31,90 @@ def work_name(path: str) -> str:
     return digest("sha256", path.encode())[:32]
 
 
-class Workspace:
-    """One output directory: `root` is it, `hidden` its `.segdl`, both open descriptors."""
+class Depot:
+    """An output directory that is only looked at: nothing in it is made or changed."""
+
+    def __init__(self, output: Path) -> None:
+        """Open the output directory. Raises OSError, also if it is not there."""
+        self.output = output
+        self.root = os.open(output, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        os.close(self.root)
+
+    def find(self, path: str) -> os.stat_result | None:
+        """What stands under a target's final name; a link is not followed. Raises OSError."""
+        try:
+            with self._parent(path) as (folder, name):
+                return os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def open_final(self, path: str) -> int:
+        """A delivered file, open for reading. Raises OSError."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        with self._parent(path) as (folder, name):
+            return os.open(name, flags, dir_fd=folder)
+
+    @contextmanager
+    def look(self, *names: str) -> Iterator[int | None]:
+        """The folder `.segdl`, or one in it, as a descriptor; None if it is not there."""
+        with ExitStack() as walked:
+            found = None
+            with suppress(FileNotFoundError):
+                found, _ = walked.enter_context(self._parent("/".join((HIDDEN, *names, ""))))
+            yield found
+
+    def read_order(self) -> dict[str, Any]:
+        """What was asked for in the last run; empty if that cannot be read."""
+        with suppress(OSError, ValueError), self.look() as hidden:
+            if hidden is not None:
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+                with os.fdopen(os.open("order.json", flags, dir_fd=hidden), "rb") as file:
+                    facts = json.load(file)
+                    return facts if isinstance(facts, dict) else {}
+        return {}
+
+    @contextmanager
+    def _parent(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """The open folder that a target lies in, and its name there."""
+        *folders, name = path.split("/")
+        if ".." in folders:
+            raise UsageError(f"{path} leads out of the output directory")
+        here = os.dup(self.root)
+        try:
+            for folder in folders:
+                inner = self._subfolder(here, folder, 0o777) if make else _open_folder(here, folder)
+                os.close(here)
+                here = inner
+            yield here, name
+        finally:
+            os.close(here)
+
+    @staticmethod
+    def _subfolder(parent: int, name: str, mode: int) -> int:
+        try:
+            return _open_folder(parent, name)
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                os.mkdir(name, mode, dir_fd=parent)
+            os.fsync(parent)
+            return _open_folder(parent, name)
+
+
+class Workspace(Depot):
+    """An output directory to deliver into: `hidden` is its `.segdl`, an open descriptor."""
 
     def __init__(self, output: Path) -> None:
         """Open the output directory, made if it is missing. Raises OSError, DiskError."""
-        self.output = output
         _make_folders(output)
-        self.root = os.open(output, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        super().__init__(output)
+        with ExitStack() as failed:
+            failed.callback(os.close, self.root)
             self.hidden = self._subfolder(self.root, HIDDEN, 0o700)
+            failed.callback(os.close, self.hidden)
             self._work = self._subfolder(self.hidden, "work", 0o700)
-        except OSError:
-            os.close(self.root)
-            raise
+            failed.pop_all()
         self.file_mode = 0o666 & ~_umask()
 
     def close(self) -> None:
@@ -70,15 +141,12 @@ class Workspace:
             folder = os.open(name, _FOLDER, dir_fd=self._work)
         except FileNotFoundError:
             return 0
-        freed = 0
         try:
-            for entry in os.listdir(folder):
-                freed += os.stat(entry, dir_fd=folder, follow_symlinks=False).st_blocks * 512
-                os.unlink(entry, dir_fd=folder)
+            found = [os.lstat(entry, dir_fd=folder) for entry in os.listdir(folder)]
         finally:
             os.close(folder)
-        os.rmdir(name, dir_fd=self._work)
-        return freed
+        shutil.rmtree(name, dir_fd=self._work)  # follows no link, whoever plants one meanwhile
+        return sum(entry.st_blocks for entry in found) * 512
 
     def free(self) -> int:
         """Bytes that may still be written to this file system. Raises OSError."""
@@ -86,20 +154,6 @@ class Workspace:
         return room.f_bavail * room.f_frsize
 
     # -- delivered targets -------------------------------------------------------------------
-
-    def find(self, path: str) -> os.stat_result | None:
-        """What stands under a target's final name; a link is not followed. Raises OSError."""
-        try:
-            with self._parent(path) as (folder, name):
-                return os.stat(name, dir_fd=folder, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-
-    def open_final(self, path: str) -> int:
-        """A delivered file, open for reading. Raises OSError."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        with self._parent(path) as (folder, name):
-            return os.open(name, flags, dir_fd=folder)
 
     def deliver(self, work: int, name: str, path: str, *, overwrite: bool) -> None:
         """Give a finished file in the folder `work` its final name, durably.
@@ -122,47 +176,14 @@ class Workspace:
 
     def write_order(self, facts: dict[str, Any]) -> None:
         """Keep what was asked for, for `status`. Raises OSError."""
-        temporary = f"order.json.{os.getpid()}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        temporary = "order.new"
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=self.hidden)  # of a run that was killed, or planted
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         file = os.open(temporary, flags, 0o600, dir_fd=self.hidden)
         with os.fdopen(file, "w", encoding="utf-8") as out:
             json.dump(facts, out, ensure_ascii=True, separators=(",", ":"))
         os.rename(temporary, "order.json", src_dir_fd=self.hidden, dst_dir_fd=self.hidden)
-
-    def read_order(self) -> dict[str, Any]:
-        """What was asked for in the last run; empty if that cannot be read."""
-        with suppress(OSError, ValueError):
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open("order.json", flags, dir_fd=self.hidden), "rb") as file:
-                facts = json.load(file)
-                return facts if isinstance(facts, dict) else {}
-        return {}
-
-    # -- walking -----------------------------------------------------------------------------
-
-    @contextmanager
-    def _parent(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """The open folder that a target lies in, and its name there."""
-        *folders, name = path.split("/")
-        here = os.dup(self.root)
-        try:
-            for folder in folders:
-                inner = self._subfolder(here, folder, 0o777) if make else _open_folder(here, folder)
-                os.close(here)
-                here = inner
-            yield here, name
-        finally:
-            os.close(here)
-
-    @staticmethod
-    def _subfolder(parent: int, name: str, mode: int) -> int:
-        try:
-            return _open_folder(parent, name)
-        except FileNotFoundError:
-            with suppress(FileExistsError):
-                os.mkdir(name, mode, dir_fd=parent)
-            os.fsync(parent)
-            return _open_folder(parent, name)
 
 
 def occupied(path: str) -> OccupiedError:
@@ -182,10 +203,17 @@ def _open_folder(parent: int, name: str) -> int:
 
 
 def _make_folders(output: Path) -> None:
+    missing = [folder for folder in (output, *output.parents) if not folder.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise DiskError(f"{output} is a file: give another folder with -o") from None
+    for folder in missing:  # or a power cut takes it away, with all that is delivered by then
+        above = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(above)
+        finally:
+            os.close(above)
 
 
 def _rename(source: int, name: str, sink: int, final: str, *, replace: bool) -> None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import fnmatch
 import os
 import sys
-from pathlib import Path
 
 from segdl.core import events
 from segdl.core.digests import digest
-from segdl.core.errors import Fault, ManifestError, disk_error
+from segdl.core.errors import Fault, ManifestError
 from segdl.core.manifest import Manifest, Target, manifest_of_url, parse_manifest
 from segdl.core.options import Options
 from segdl.core.report import Report
-from segdl.edges.lock import Lock
 from segdl.edges.receipts import Receipts
 from segdl.edges.workspace import Workspace
 from segdl.engine.control import Control
 from segdl.engine.delivery import Delivery
 from segdl.engine.order import Listener, Order
+from segdl.engine.premises import premises
 
 LARGEST_MANIFEST = 128 * 1024 * 1024  # bytes
 
@@ -81,17 +80,8 @@ def download(
     options = options or Options()
     if not isinstance(manifest, Manifest):
         manifest = load(manifest, options)
-    try:
-        workspace = Workspace(Path(into))
-    except OSError as error:
-        raise disk_error(error) from None
-    try:
-        with Lock(workspace.hidden, os.fspath(into)):
-            return _run(manifest, workspace, options, on_event or _ignore, control or Control())
-    except OSError as error:
-        raise disk_error(error) from None
-    finally:
-        workspace.close()
+    with premises(into) as workspace:
+        return _run(manifest, workspace, options, on_event or _ignore, control or Control())
 
 
 def _run(

@@ -30,7 +30,7 @@ class Control:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may cancel in the middle of `attach`
         self._run: Steerable | None = None
         self._paused = False
         self._stopped: ExitCode | None = None
@@ -56,6 +56,11 @@ class Control:
             self._stopped = self._stopped or code
             if self._run:
                 self._run.stop(code)
+
+    @property
+    def stopped(self) -> ExitCode | None:
+        """The code that `cancel` was called with, or None."""
+        return self._stopped
 
     def retry(self) -> None:
         """Try the targets that failed so far again."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from segdl.core.digests import RECORD, hasher
-from segdl.core.errors import DigestError, DiskFullError
+from segdl.core.errors import ContentError, DiskFullError
 from segdl.core.events import timestamp
 from segdl.core.manifest import Target
 from segdl.core.plan import Layout, Place, Record
@@ -35,7 +35,7 @@ class Delivery:
             found is not None
             and is_file(found)
             and (found.st_size, found.st_mtime_ns) == (receipt.size, receipt.modified_ns)
-            and _asked_for(target, receipt)
+            and asked_for(target, receipt)
         )
 
     def in_the_way(self, target: Target) -> bool:
@@ -75,10 +75,11 @@ class Delivery:
         finally:
             os.close(file)
         try:
+            task.proof.check_size(found.st_size)
             task.proof.check_whole(digests)
             for number, values in segments.items():
                 task.proof.check_segment(number, values)
-        except DigestError:
+        except ContentError:
             return None
         if not (target.digests or target.pieces):
             if own != tuple(r.digest for _, r in sorted(task.front.held.items())):
@@ -94,14 +95,19 @@ class Delivery:
         found = self._workspace.find(task.target.path)
         if found is not None and not self._overwrite and found.st_size != size:
             raise occupied(task.target.path)
+        if self._missing(task) > 0:
+            raise self.no_room(task, "the disk has too little room")
+
+    def no_room(self, task: Task, what: str) -> DiskFullError:
+        """The error for a full disk, with the bytes that are missing for this target."""
+        missing = max(self._missing(task), 1)
+        return DiskFullError(f"{what}: free {missing} bytes and run again", missing=missing)
+
+    def _missing(self, task: Task) -> int:
+        """Bytes that a target and a few islands need beyond what is free. Raises OSError."""
+        size = task.layout.size or 0
         islands = min(MOST_COPIED * task.layout.segment_size, size)
-        missing = size - task.present() + islands - self._workspace.free()
-        if missing > 0:
-            raise DiskFullError(
-                f"the disk has {missing} bytes too few for this target: "
-                "free some space and run again",
-                missing=missing,
-            )
+        return size - task.present() + islands - self._workspace.free()
 
     def deliver(self, task: Task) -> Receipt:
         """Deliver a target that is merged to its end; when it returns, the file survives a power
@@ -153,7 +159,8 @@ class Delivery:
             segments=SegmentDigests(task.layout.segment_size, RECORD, own),
             grade=grade,
             delivered=timestamp(),
-            object=task.urls[0].identity,
+            object=task.urls[0].object_name,
+            offset=task.offset,
             etag=task.pin.etag if task.pin else None,
             modified_ns=found.st_mtime_ns,
             resumable=not task.whole,
@@ -163,13 +170,14 @@ class Delivery:
         return receipt
 
 
-def _asked_for(target: Target, receipt: Receipt) -> bool:
+def asked_for(target: Target, receipt: Receipt) -> bool:
     """Whether a receipt is of what the manifest asks for now."""
     if target.size not in (None, receipt.size):
         return False
     if target.digests:
         return all(receipt.digests.get(name) == value for name, value in target.digests)
-    return receipt.object in {url.identity for url in target.urls}
+    offset = target.slice.offset if target.slice else 0
+    return receipt.offset == offset and receipt.object in {u.object_name for u in target.urls}
 
 
 def _hash_file(

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from datetime import datetime
 
 from segdl.core import events
-from segdl.core.errors import DigestError, ExitCode, SegdlError, StoppedError
+from segdl.core.errors import DigestError, DiskFullError, ExitCode, SegdlError, StoppedError
 from segdl.core.manifest import Manifest, Target
 from segdl.core.options import Options, RateLimit
-from segdl.core.pace import Bucket
+from segdl.core.pace import Bucket, Crowd
 from segdl.core.report import Receipt
 from segdl.core.schedule import (
     Again,
@@ -58,6 +58,9 @@ class Desk:
         self._emit = emit
         self._change = threading.Condition()
         self._bucket = Bucket()
+        self._fixed = options.connections
+        self._crowd = Crowd()
+        self._finished = False
         self._limit = options.limit_rate
         self._paused = False
 
@@ -72,6 +75,7 @@ class Desk:
             task.front.held,
             pinned=pinned,
             recheck=recheck or pinned,
+            epoch=task.epoch,
         )
 
     # -- work out --------------------------------------------------------------------------------
@@ -79,15 +83,15 @@ class Desk:
     def next_work(self, worker: int, current: int | None) -> Work | None:
         """The next work for a worker, waited for; None when the run is over for it."""
         with self._change:
-            while self.stopped is None:
-                if self._paused:
+            while self.stopped is None and not self._finished:
+                if self._paused or worker >= self.allowed:
                     self._change.wait()
                     continue
                 now = time.monotonic()
                 match self._schedule.take(worker, now, current):
                     case Finished():
+                        self._finished = True
                         self._change.notify_all()
-                        return None
                     case Wait(until):
                         self._change.wait(None if until is None else max(until - now, 0.0))
                     case Fetch() as work:
@@ -96,6 +100,19 @@ class Desk:
                     case Recheck() as work:
                         return work
             return None
+
+    @property
+    def allowed(self) -> int:
+        """How many workers may be at work now."""
+        return self._fixed or self._crowd.allowed
+
+    def look(self) -> None:
+        """Let `auto` judge whether more connections bring more. Called now and then."""
+        if self._fixed is None:
+            with self._change:
+                before = self.allowed
+                if self._crowd.look(time.monotonic(), self.landed, len(self.busy)) > before:
+                    self._change.notify_all()
 
     def wanted(self, work: Work) -> bool:
         """Whether to go on with work under way."""
@@ -175,8 +192,11 @@ class Desk:
             receipt = self._delivery.deliver(task)
         except DigestError as error:
             self._condemn(work.job, task, error)
-            return
-        self._delivered(work.job, receipt, fetched=True)
+        except BaseException:
+            task.front.undo_completion()
+            raise
+        else:
+            self._delivered(work.job, receipt, fetched=True)
 
     def _condemn(self, job: int, task: Task, error: DigestError) -> None:
         """The whole is not what the manifest says: fetch it again once, then give up."""
@@ -216,7 +236,7 @@ class Desk:
         """The work is over."""
         with self._change:
             self.busy.pop(worker, None)
-            self._schedule.done(work)
+            self._schedule.done(work, worker)
             self._change.notify_all()
 
     def dropped(self, worker: int, work: Work) -> None:
@@ -228,6 +248,8 @@ class Desk:
 
     def failed(self, worker: int, work: Work, error: SegdlError, *, progress: bool) -> None:
         """The work failed: the schedule decides what becomes of it."""
+        if isinstance(error, DiskFullError) and error.missing is None:
+            error = self._delivery.no_room(self.tasks[work.job], error.message)
         with self._change:
             self.busy.pop(worker, None)
             if not isinstance(work, Fetch):
@@ -252,6 +274,8 @@ class Desk:
     def _act(self, work: Work, error: SegdlError, decision: Decision) -> None:
         match decision:
             case Again(wait, host) if host is not None:
+                if error.status in (429, 503):
+                    self._crowd.refused(time.monotonic())
                 self._emit(events.Throttled(host=host, wait=round(wait, 3), message=error.message))
             case Again(wait) if isinstance(work, Fetch):
                 self._tell_retry(work, error, wait)
@@ -348,12 +372,17 @@ class Desk:
         with self._change:
             for job, task in self.tasks.items():
                 other = fresh.get(task.target.path)
-                if other is None or other.size not in (None, task.layout.size):
+                if other is None or job in self.receipts:
+                    continue
+                if other.size is not None and task.layout.size not in (None, other.size):
                     continue
                 taken += 1
                 task.urls = other.urls
-                self.failures.pop(job, None)
-                if self._schedule.replace_hosts(job, _hosts(other.urls)):
+                resumed = self._schedule.replace_hosts(job, _hosts(other.urls))
+                if self.failures.pop(job, None) is not None and not resumed:
+                    task.over, resumed = False, True
+                    self._schedule.reopen(job)
+                if resumed:
                     self._emit(events.TargetResumed(target=task.target.path))
             self._change.notify_all()
         return taken

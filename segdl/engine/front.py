@@ -87,6 +87,11 @@ class Front:
             raise
         return self._complete()
 
+    def undo_completion(self) -> None:
+        """The delivery failed: the end may be announced again."""
+        with self._lock:
+            self._completed = False
+
     def _next(self) -> Record | None:
         with self._lock:
             record = self.held.get(self._number)

@@ -26,7 +26,6 @@ from segdl.engine.task import Task
 from segdl.engine.worker import Worker
 
 _TICK = 0.1  # seconds between two progress events
-_AUTO = 4  # connections of `auto`
 _RATE_OVER = 5.0  # seconds
 
 Listener = Callable[[events.Event], None]
@@ -51,11 +50,14 @@ class Order:
         self._delivery = delivery
         self._options = options
         self._listener = listener
-        self._events: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[events.Event | None] = (
+            queue.SimpleQueue()
+        )  # None: a worker left
         self._desk = Desk(options, delivery, self._events.put)
         self._delivered: dict[int, Receipt] = {}  # before this run
         self._failed: dict[int, SegdlError] = {}  # before any work could be done
         self._workers: list[Worker] = []
+        self._left = 0  # workers that are done, with all their events delivered
         self._rates: deque[tuple[float, int]] = deque()
 
     def run(self, receipts: Mapping[str, Receipt], control: Control) -> Report:
@@ -64,8 +66,8 @@ class Order:
         try:
             self._prepare(receipts)
             control.attach(self._desk)
-            self._start()
-            self._watch()
+            if self._desk.tasks:
+                self._watch(self._reach())
         except BaseException:
             self._desk.stop(ExitCode.INTERRUPTED)
             raise
@@ -93,6 +95,8 @@ class Order:
             targets=len(self._targets), bytes=self._total(), held=self._present()
         )
         self._listener(started)
+        for receipt in self._delivered.values():
+            self._listener(_done_before(receipt))
         for number, failure in self._failed.items():
             self._desk.tell_failure(self._targets[number], failure)
 
@@ -109,9 +113,9 @@ class Order:
                 os.close(folder)
         self._desk.enter(number, task, recheck=self._delivery.in_the_way(target))
 
-    def _start(self) -> None:
+    def _reach(self) -> Reach:
         options = self._options
-        reach = Reach(
+        return Reach(
             timeout=options.timeout,
             ca_file=options.ca_file,
             proxy=options.proxy,
@@ -119,24 +123,31 @@ class Order:
             headers=options.headers,
             by_origin=self._manifest.headers,
         )
-        count = (options.connections or _AUTO) if self._desk.tasks else 0
-        self._workers = [Worker(number, self._desk, reach) for number in range(count)]
-        for worker in self._workers:
-            worker.start()
 
     # -- while it runs -----------------------------------------------------------------------------
 
-    def _watch(self) -> None:
-        """Deliver events until every worker is done."""
+    def _watch(self, reach: Reach) -> None:
+        """Deliver events until every worker has left."""
         due = 0.0
-        while any(worker.is_alive() for worker in self._workers):
+        self._hire(reach)
+        while self._left < len(self._workers):
             self._deliver_events(time.monotonic() + _TICK)
             if (now := time.monotonic()) >= due:
                 due = now + _TICK
                 self._listener(self._progress(now))
             if self._desk.stopped is not None:
                 self._abort()
+            elif not self._left:
+                self._desk.look()
+                self._hire(reach)
         self._deliver_events(0.0)
+
+    def _hire(self, reach: Reach) -> None:
+        """Start as many workers as are allowed by now."""
+        for number in range(len(self._workers), self._desk.allowed):
+            worker = Worker(number, self._desk, reach, lambda: self._events.put(None))
+            self._workers.append(worker)
+            worker.start()
 
     def _deliver_events(self, deadline: float) -> None:
         """Hand the listener the events that come before `deadline`; past it, those at hand."""
@@ -146,7 +157,12 @@ class Order:
                 event = self._events.get(timeout=left) if left > 0 else self._events.get_nowait()
             except queue.Empty:
                 return
-            self._listener(event)
+            if event is not None:
+                self._listener(event)
+                continue
+            self._left += 1
+            if self._left == len(self._workers):
+                return
 
     def _progress(self, now: float) -> events.Progress:
         jobs = sorted({work.job for work in list(self._desk.busy.values())})
@@ -187,22 +203,29 @@ class Order:
             worker.abort()
 
     def _end(self) -> None:
-        if self._desk.stopped is not None:
-            self._abort()
-        for worker in self._workers:
-            worker.join()
+        """Wait for every worker, through any number of Ctrl-C, and close what they used."""
+        interrupt: KeyboardInterrupt | None = None
+        while alive := [worker for worker in self._workers if worker.is_alive()]:
+            if self._desk.stopped is not None:
+                self._abort()
+            try:
+                alive[0].join()
+            except KeyboardInterrupt as again:
+                self._desk.stop(ExitCode.INTERRUPTED)
+                interrupt = again
         for task in self._desk.tasks.values():
             task.over = True
             task.close_if_over()
+        if interrupt is not None:
+            raise interrupt
 
     def _finish(self, seconds: float) -> Report:
         done = self._delivered | self._desk.receipts
         failures = self._failed | self._desk.unfinished()
-        for number, error in failures.items():
-            error.target = self._targets[number].path
+        paths = {number: self._targets[number].path for number in sorted(failures)}
         report = Report(
             receipts=tuple(done[n] for n in sorted(done)),
-            failures=tuple(Failure(self._targets[n].path, failures[n]) for n in sorted(failures)),
+            failures=tuple(Failure(p, failures[n].about(p)) for n, p in paths.items()),
             bytes=self._desk.landed,
             seconds=seconds,
             skipped=frozenset(receipt.path for receipt in self._delivered.values()),
@@ -218,3 +241,11 @@ class Order:
         )
         self._listener(finished)
         return report
+
+
+def _done_before(receipt: Receipt) -> events.TargetDone:
+    """The event of a target that was there already."""
+    return events.TargetDone(
+        target=receipt.path, size=receipt.size, seconds=0.0, digests=receipt.digests,
+        grade=receipt.grade, fetched=False,
+    )  # fmt: skip

@@ -45,7 +45,6 @@ class Task:
         self.ranged = False  # a range was honoured in this run
         self.whole = False  # the server ignores ranges
         self.proven = False  # the URL has given bytes in this run
-        self.gained = 0  # bytes that came beyond the furthest that was reached before
         self.condemned = False  # all of it was fetched once, and its digest was wrong
         self._workspace = workspace
         self._furthest = 0
@@ -73,6 +72,7 @@ class Task:
         """Take over what an index says, if it can be of this target. Nothing is read yet."""
         heading = contents.heading
         if heading is None or not self._same_object(heading):
+            self.epoch = contents.unused
             return
         self.layout = Layout(heading.size, heading.segment_size)
         self.pin, self.epoch = heading.pin, heading.epoch
@@ -88,10 +88,11 @@ class Task:
         target = self.target
         return (
             heading.path == target.path
+            and heading.offset == self.offset
             and heading.size is not None
             and target.size in (None, heading.size)
             and (target.pieces is None or target.pieces.size == heading.segment_size)
-            and (heading.pin.etag is not None or heading.object in {u.identity for u in self.urls})
+            and (heading.pin.etag is not None or heading.object in {u.object_name for u in self.urls})
         )
 
     def present(self) -> int:
@@ -103,13 +104,11 @@ class Task:
 
     def ask(self, start: int, stop: int, mirror: int) -> Ask:
         """The question for bytes [start, stop) of the target, in the object's own offsets."""
-        part = self.target.slice
-        shift = part.offset if part else 0
         return Ask(
-            start=start + shift,
-            stop=stop + shift,
+            start=start + self.offset,
+            stop=stop + self.offset,
             pin=self.pin,
-            size=None if part else self.target.size,
+            size=None if self.target.slice else self.target.size,
             name=self.target.path,
             ends_at=self.urls[mirror % len(self.urls)].ends_at,
             proven=self.proven,
@@ -134,6 +133,9 @@ class Task:
         with self._lock:
             if self._users or not self.over:
                 return
+            for number, part in self._parts.items():
+                if part.reached > part.segment.start:
+                    self._partial[number] = part.record()
             for part in (*self._parts.values(), *self._orphans):
                 part.close()
             if self._files is not None:
@@ -165,6 +167,8 @@ class Task:
     def admit(self, accepted: Accepted) -> None:
         """The probe was answered: pin the object and learn its size. Raises SizeError, OSError."""
         size = self._size_of(accepted.pin.total)
+        if size is not None:
+            self.proof.check_size(size)
         with self._lock:
             segment_size = self.layout.segment_size
             if self._alignable and size:
@@ -188,15 +192,22 @@ class Task:
             path=self.target.path,
             size=self.layout.size,
             segment_size=self.layout.segment_size,
-            object=self.urls[0].identity,
+            object=self.urls[0].object_name,
             pin=self.pin,
             epoch=self.epoch,
+            offset=self.offset,
         )
+
+    @property
+    def offset(self) -> int:
+        """Where in the object the target begins."""
+        return self.target.slice.offset if self.target.slice else 0
 
     def learn_end(self, size: int) -> None:
         """A body of unknown length ended properly: that is the size. Raises SizeError, OSError."""
         if self.target.size not in (None, size):
             raise SizeError(f"the object has {size} bytes, the manifest says {self.target.size}")
+        self.proof.check_size(size)
         with self._lock:
             self.layout = Layout(size, self.layout.segment_size)
             self.front.layout, self.front.proof = self.layout, self.proof
@@ -228,15 +239,17 @@ class Task:
 
     # -- parts -------------------------------------------------------------------------------------
 
-    def window(self, number: int) -> Part:
-        """The part for a segment, gone on with where it was left. Raises OSError."""
+    def window(self, number: int, epoch: int) -> Part | None:
+        """The part for a segment, gone on with where it was left; None if the target was started
+        again since `epoch`: what the caller reads may be of the old object. Raises OSError."""
         with self._lock:
+            if epoch != self.epoch:
+                return None
             if (part := self._parts.get(number)) is not None:
                 return part
             record = self._partial.pop(number, None)
             place = record.place if record else self.front.place(number)
             part = self._parts[number] = self._open(self.layout.segment(number), place)
-            epoch = self.epoch
         if record is not None and not part.recover(record):
             self.files.index.lost(number, epoch)
         return part
@@ -248,19 +261,26 @@ class Task:
             file = open_window(self.files.folder, part_name(segment.number))
         return Part(file, segment, place, self.proof.of_segment)
 
-    def came(self, part: Part, count: int) -> None:
-        """Bytes were written: a stream that started again gains only beyond where it broke."""
+    def came(self, part: Part, count: int) -> int:
+        """How many of the bytes just written are new: a stream that started again gains only
+        beyond where it broke."""
         again = max(0, self._furthest - (part.reached - count)) if self.whole else 0
-        self.gained += max(0, count - again)
         self._furthest = max(self._furthest, part.reached)
+        return max(0, count - again)
 
     def checkpoint(self, part: Part, epoch: int) -> None:
         """Vouch for what a part holds by now, and flush now and then. Raises OSError."""
         if part.reached > part.segment.start:
             self.files.index.held(part.record(), epoch)
-        if time.monotonic() - self._flushed >= FLUSH_EVERY:
-            self._flushed = time.monotonic()
+        self._flush_if_due(part)
+
+    def _flush_if_due(self, part: Part) -> None:
+        now = time.monotonic()
+        if part.place is Place.PART and now - part.flushed >= FLUSH_EVERY:
             part.flush()
+        if now - self._flushed >= FLUSH_EVERY:
+            self._flushed = now
+            os.fdatasync(self.files.merged)
             self.files.index.flush()
 
     def commit(self, part: Part, epoch: int) -> None:
@@ -280,6 +300,7 @@ class Task:
             part.flush()  # an island may wait long for the front: a power cut must not cost it
         record = part.record()
         self.files.index.held(record, epoch)
+        self._flush_if_due(part)
         with self._lock:
             if epoch == self.epoch:
                 self.front.hold(record, digests)

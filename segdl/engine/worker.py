@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from segdl.core.errors import (
     BrokenError,
@@ -37,10 +38,13 @@ class Dropped(Exception):
 class Worker(threading.Thread):
     """One thread with one connection, until there is no more work."""
 
-    def __init__(self, number: int, desk: Desk, reach: Reach) -> None:
+    def __init__(self, number: int, desk: Desk, reach: Reach, leave: Callable[[], None]) -> None:
+        """`leave` is called last of all, in the worker's own thread."""
         super().__init__(name=f"segdl-{number}", daemon=True)
         self._number = number
+        self._leave = leave
         self._work: Work | None = None
+        self._gained = 0  # bytes of this work beyond the furthest that was reached before
         self._desk = desk
         self._timeout = reach.timeout
         self._connection = Connection(reach, self._interrupted)
@@ -56,17 +60,19 @@ class Worker(threading.Thread):
         except BaseException as error:
             self._desk.crashed(error)
         finally:
-            self._let_go()
-            self._connection.close()
+            try:
+                self._let_go()
+                self._connection.close()
+            finally:
+                self._leave()
 
     def abort(self) -> None:
         """Wake a blocked read, from any thread."""
         self._connection.abort()
 
     def _do(self, work: Work) -> None:
-        self._work = work
+        self._work, self._gained = work, 0
         task = self._desk.tasks[work.job]
-        before = task.gained
         with task.in_use():
             try:
                 match work:
@@ -78,7 +84,7 @@ class Worker(threading.Thread):
             except Dropped:
                 self._desk.dropped(self._number, work)
             except SegdlError as error:
-                self._desk.failed(self._number, work, error, progress=task.gained > before)
+                self._desk.failed(self._number, work, error, progress=self._gained > 0)
             except OSError as error:
                 self._desk.failed(self._number, work, disk_error(error), progress=False)
 
@@ -89,19 +95,28 @@ class Worker(threading.Thread):
 
     def _fetch(self, task: Task, work: Fetch) -> None:
         began = time.monotonic()
-        part = None if work.probe else task.window(work.segment)
+        part = None if work.probe else self._window(task, work)
         while part is None or part.reached < part.segment.stop:
             answer = self._answer(task, work, part)
             if part is None:
                 if task.layout.size == 0:
-                    return
-                part = task.window(work.segment)
+                    answer.close()
+                    break
+                part = self._window(task, work)
             if self._stream(task, work, answer, part):
                 break
-        if part.reached > part.segment.start:
-            length = part.segment.length
-            task.commit(part, work.epoch)
-            self._desk.segment_done(work, length, time.monotonic() - began)
+        if part is None or part.reached == part.segment.start:
+            self._desk.advance(work)  # the target is empty, or ended with the segment before
+            return
+        length = part.segment.length
+        task.commit(part, work.epoch)
+        self._desk.segment_done(work, length, time.monotonic() - began)
+
+    def _window(self, task: Task, work: Fetch) -> Part:
+        part = task.window(work.segment, work.epoch)
+        if part is None:
+            raise Dropped
+        return part
 
     def _answer(self, task: Task, work: Fetch, part: Part | None) -> Answer:
         """An accepted answer whose next byte is the part's next: the one kept, or a new one."""
@@ -109,6 +124,7 @@ class Worker(threading.Thread):
         at = part.reached if part else segment.start
         ask = task.ask(at, segment.stop, work.mirror)
         if (answer := self._take_kept(task, work, ask.start)) is not None:
+            self._desk.answered(self._number, work)
             return answer
         url = task.urls[work.mirror % len(task.urls)]
         answer = self._open(task, work, url, at, segment.stop)
@@ -157,7 +173,7 @@ class Worker(threading.Thread):
                 if count:
                     part.write(room[:count])
                     unrecorded += count
-                    task.came(part, count)
+                    self._gained += task.came(part, count)
                     self._pay(self._desk.landed_more(count), watch)
                 if unrecorded >= CHECKPOINT or (trouble and unrecorded):
                     task.checkpoint(part, work.epoch)

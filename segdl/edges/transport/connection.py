@@ -75,15 +75,19 @@ class Answer:
         """Read the next bytes into `view`: their number, or 0 at the proper end of the body.
 
         Raises TimeoutError when nothing came for a moment (call again), BrokenError when the body
-        ends early or the connection fails.
+        ends early or the connection fails. A body that goes on after the accepted bytes is not
+        read any further: nothing says which bytes those would be.
         """
-        count = self._read(view)
+        stop = self.accepted.stop
+        count = self._read(view if stop is None else view[: stop - self.at])
         self.at += count
-        if not count and view and self.accepted.stop is not None and self.at < self.accepted.stop:
+        if not count and view and stop is not None and self.at < stop:
             raise BrokenError("the body ended early")
         return count
 
     def _read(self, view: memoryview) -> int:
+        if not view:
+            return 0
         if self._prefix:
             count = min(len(view), len(self._prefix))
             view[:count], self._prefix = self._prefix[:count], self._prefix[count:]
@@ -123,39 +127,43 @@ class Connection:
 
     def open(self, url: ShareURL, ask: Ask) -> Answer:
         """Ask for bytes of an object. Raises a SegdlError that `core.schedule` can settle."""
+        way = [url]  # of redirects: each may be a share URL of its own
         try:
-            return self._open(url, ask)
+            return self._open(way, ask)
         except SegdlError as error:
-            error.message = url.mask(error.message)
+            error.message = _masked(way, error.message)
             error.args = (error.message,)
+            error.code = _masked(way, error.code) if error.code else None
+            error.request_id = _masked(way, error.request_id) if error.request_id else None
             raise
 
-    def _open(self, url: ShareURL, ask: Ask) -> Answer:
-        response = self._follow(url, ask)
+    def _open(self, way: list[ShareURL], ask: Ask) -> Answer:
+        response = self._follow(way, ask)
         self._response = response
         try:
             body: Body = response.extensions.get("body") or _IteratedBody(response)
             excerpt = self._excerpt(response, body) if _suspicious(response) else b""
-            head = Head(response.status_code, _headers(response), excerpt)
+            # Masked before it is read: a message that is cut could end in half a secret.
+            shown = _masked(way, excerpt.decode("latin-1")).encode("latin-1")
+            head = Head(response.status_code, _headers(response, way), shown)
             verdict = judge(ask, head, time.time())
         except BaseException:
             response.close()
             raise
         if isinstance(verdict, Accepted):
-            return Answer(verdict, response, body, excerpt if head.status == 200 else b"")
+            prefix = excerpt if response.status_code == 200 else b""
+            return Answer(verdict, response, body, prefix)
         response.close()
         raise verdict
 
-    def _follow(self, url: ShareURL, ask: Ask) -> httpx.Response:
-        there = url
+    def _follow(self, way: list[ShareURL], ask: Ask) -> httpx.Response:
         for _ in range(_REDIRECTS + 1):
-            response = self._send(url, there, ask)
+            response = self._send(way[0], way[-1], ask)
             if response.status_code not in _REDIRECT_STATUS:
                 return response
-            location = response.headers.get("location", "")
             response.close()
             try:
-                there = redirect(there, location)
+                way.append(redirect(way[-1], response.extensions["location"]))
             except URLProblem as problem:
                 raise UnreachableError(
                     f"a redirect was refused: it {problem}", status=response.status_code
@@ -192,7 +200,7 @@ class Connection:
             count += got
         return bytes(view[:count])
 
-    def _headers(self, first: ShareURL, url: ShareURL, ask: Ask) -> dict[str, str]:
+    def _headers(self, first: ShareURL, url: ShareURL, ask: Ask) -> dict[bytes, bytes]:
         headers = {
             "Host": url.netloc,
             "User-Agent": f"segdl/{VERSION}",
@@ -206,7 +214,7 @@ class Connection:
             headers.update(self._reach.by_origin.get(url.origin, {}))
         if url.origin == first.origin:
             headers.update(self._reach.headers)
-        return headers
+        return {name.encode("latin-1"): value.encode("latin-1") for name, value in headers.items()}
 
     def _client_for(self, url: ShareURL) -> httpx.Client:
         proxy = self._reach.proxy or _system_proxy(url)
@@ -264,16 +272,39 @@ class _IteratedBody:
 
 
 def _client(transport: httpx.BaseTransport) -> httpx.Client:
-    client = httpx.Client(transport=transport, follow_redirects=False, trust_env=False)
+    client = httpx.Client(
+        transport=transport,
+        follow_redirects=False,
+        trust_env=False,
+        event_hooks={"response": [_set_location_aside]},
+    )
     client.headers.clear()
     client.cookies = httpx.Cookies()
     client.cookies.jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
     return client
 
 
-def _headers(response: httpx.Response) -> tuple[tuple[str, str], ...]:
-    raw = response.headers.raw
-    return tuple((k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in raw)
+def _set_location_aside(response: httpx.Response) -> None:
+    """Keep httpx from reading `Location`: it would quote what it cannot read in an error."""
+    response.extensions["location"] = response.headers.pop("location", "")
+
+
+def _masked(way: list[ShareURL], text: str) -> str:
+    for url in way:
+        text = url.mask(text)
+    return text
+
+
+def _headers(
+    response: httpx.Response, way: list[ShareURL]
+) -> tuple[tuple[str, str], ...]:
+    """The answer's headers, with what they echo of a share URL blotted out.
+
+    Not so the ETag, which has to go back as it came.
+    """
+    raw = [(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in response.headers.raw]
+    shown = _masked(way, "\n".join(v for _, v in raw)).split("\n")  # at once: it is not cheap
+    return tuple((k, v if k == "etag" else s) for (k, v), s in zip(raw, shown, strict=bool(raw)))
 
 
 def _suspicious(response: httpx.Response) -> bool:

@@ -1,0 +1,49 @@
+"""Incidents of a download as one line each: what went wrong, and what segdl does about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from segdl.cli import wording
+from segdl.core.complaint import printable
+from segdl.core.events import Event, Retry, TargetFailed, TargetResumed, Throttled, UrlExpired
+
+QUIET = 10.0  # seconds in which the same incident is told once
+
+
+class Incidents:
+    """Tells incidents; the retries of one target for one cause are told once in a while."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._told: dict[tuple[str, str], float] = {}
+
+    def line(self, event: Event) -> str | None:
+        """The line for an event, or None if it is no incident or was told a moment ago."""
+        match event:
+            case Retry() if self._new(event.target, event.cause):
+                again = f"again in {wording.span(event.wait)}"
+                return f"retry {event.target}: {_said(event.message, event.request_id)}, {again}"
+            case Throttled() if self._new(event.host, "throttled"):
+                again = f"asked again in {wording.span(event.wait)}"
+                return f"waiting for {printable(event.host)}: {printable(event.message)}, {again}"
+            case UrlExpired():
+                return f"expired {event.target}: {_said(event.message, event.request_id)}"
+            case TargetResumed():
+                return f"resumed {event.target}"
+            case TargetFailed():
+                return f"FAILED {event.target}: {_said(event.message, event.request_id)}"
+        return None
+
+    def _new(self, where: str, cause: str) -> bool:
+        now, before = self._now(), self._told.get((where, cause))
+        if before is not None and now - before < QUIET:
+            return False
+        self._told[where, cause] = now
+        return True
+
+
+def _said(message: str, request_id: str | None) -> str:
+    quoted = request_id and request_id not in message
+    return printable(message, 400) + (f" (request id {printable(request_id or '')})" * bool(quoted))

@@ -1,0 +1,81 @@
+"""`segdl status`: what is delivered, held and missing, from disk alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segdl.cli import wording
+from segdl.cli.arguments import Parser, add_directory
+from segdl.cli.signals import Signals
+from segdl.core.complaint import printable
+from segdl.core.errors import ExitCode
+
+if TYPE_CHECKING:
+    from segdl.engine.audit import Standing, Survey
+
+SHOWN = 20  # files that are not delivered, told one by one
+
+
+def run(arguments: list[str], signals: Signals) -> int:
+    parser = Parser("status", "status [DIR] [--json]      DIR is where an order goes [.]",
+                    "status out")  # fmt: skip
+    add_directory(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    given = parser.parse(arguments)
+
+    from segdl.engine.audit import status
+
+    survey = status(given.directory)
+    if given.json:
+        print(json.dumps(_as_json(survey, given.directory)))
+    else:
+        _tell(survey, given.directory)
+    return ExitCode.DONE
+
+
+def _as_json(survey: Survey, directory: Path) -> dict[str, object]:
+    targets = [asdict(standing) for standing in survey.standings]
+    return {
+        "order": survey.order,
+        "directory": str(directory),
+        "counts": _counts(survey),
+        "bytes": survey.size,
+        "present": survey.present,
+        "targets": targets,
+    }
+
+
+def _counts(survey: Survey) -> dict[str, int]:
+    from segdl.engine.audit import State
+
+    return {state.value: len(survey.of(state)) for state in State}
+
+
+def _tell(survey: Survey, directory: Path) -> None:
+    from segdl.engine.audit import State
+
+    print(f"{survey.order or 'Order'} in {printable(str(directory))}: {_amount(survey)}")
+    counts = [f"{number} {state}" for state, number in _counts(survey).items() if number]
+    print(f"{wording.count(len(survey.standings), 'file')}: {', '.join(counts) or 'none'}")
+    open_ = [s for s in survey.standings if s.state is not State.DELIVERED]
+    for standing in open_[:SHOWN]:
+        print(f"  {_line(standing)}")
+    if len(open_) > SHOWN:
+        print(f"  and {len(open_) - SHOWN} more (--json tells all)")
+
+
+def _amount(survey: Survey) -> str:
+    present = wording.size(survey.present)
+    if survey.size is None:
+        return f"{present} here"
+    return f"{present} of {wording.size(survey.size)} here"
+
+
+def _line(standing: Standing) -> str:
+    size = "?" if standing.size is None else wording.size(standing.size)
+    held = f"{wording.size(standing.held)} of {size}" if standing.held else size
+    note = f" ({standing.note})" if standing.note else ""
+    return f"{standing.state:<9} {held:>22}  {printable(standing.path, 1000)}{note}"

@@ -1,0 +1,115 @@
+"""What came of an order, for a person: what is there, what proved it, what failed, what to do."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from segdl.cli import wording
+from segdl.core.complaint import printable
+from segdl.core.errors import ExitCode, StoppedError
+from segdl.core.report import Failure, Grade, Receipt, Report
+
+SHOWN = 20  # failures that are told in full
+
+
+def summary(report: Report, manifest: str, output: Path) -> Iterator[str]:
+    """The lines of a summary. `manifest` is how it was named; a URL's query is not shown."""
+    yield _delivered(report, output)
+    if report.bytes:
+        yield _fetched(report)
+    if report.receipts:
+        yield "Proof: " + ", ".join(_proofs(report.receipts))
+    yield from _not_resumable(report.receipts)
+    yield from _failures(report)
+    if step := next_step(report.exit_code, manifest, output):
+        yield step
+
+
+def _delivered(report: Report, output: Path) -> str:
+    total = wording.count(len(report.receipts) + len(report.failures), "file")
+    before = sum(r.path in report.skipped for r in report.receipts)
+    here = f" ({before} of them were here already)" if before else ""
+    held = wording.size(sum(r.size for r in report.receipts))
+    return f"Delivered {len(report.receipts)} of {total}{here} in {printable(str(output))}: {held}"
+
+
+def _fetched(report: Report) -> str:
+    rate = wording.rate(report.bytes / max(report.seconds, 0.001))
+    fetched = f"{wording.size(report.bytes)} ({report.bytes} bytes)"
+    return f"Fetched {fetched} in {wording.span(report.seconds)}, {rate}"
+
+
+def _proofs(receipts: tuple[Receipt, ...]) -> Iterator[str]:
+    """`20 by sha256`, what proves most first."""
+    counted = Counter((list(Grade).index(r.grade), _proof(r)) for r in receipts)
+    for (_, proof), number in sorted(counted.items()):
+        yield f"{number} {proof}"
+
+
+def _proof(receipt: Receipt) -> str:
+    match receipt.grade:
+        case Grade.DIGEST:
+            return f"by {' and '.join(receipt.digests)}"
+        case Grade.PIECES:
+            return "by the digest of every piece"
+        case Grade.ETAG:
+            return "by an ETag that is their MD5"
+        case Grade.PINNED:
+            return "pinned by ETag (no digest was given)"
+    return "UNVERIFIED (neither digest nor strong ETag)"
+
+
+def _not_resumable(receipts: tuple[Receipt, ...]) -> Iterator[str]:
+    paths = [receipt.path for receipt in receipts if not receipt.resumable]
+    if paths:
+        more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+        yield f"Their server cannot resume: {', '.join(paths[:3])}{more}"
+
+
+def _failures(report: Report) -> Iterator[str]:
+    failed = [f for f in report.failures if not isinstance(f.error, StoppedError)]
+    if failed:
+        yield f"Failed: {wording.count(len(failed), 'file')}"
+    for failure in failed[:SHOWN]:
+        yield f"  {_failure(failure)}"
+    if len(failed) > SHOWN:
+        yield f"  and {len(failed) - SHOWN} more"
+    if open_ := len(report.failures) - len(failed):
+        yield f"Not finished: {wording.count(open_, 'file')}"
+
+
+def _failure(failure: Failure) -> str:
+    error = failure.error
+    quoted = error.request_id and error.request_id not in error.message
+    request = f" (request id {printable(error.request_id or '')})" if quoted else ""
+    return f"{failure.path}: {printable(error.message, 400)}{request}"
+
+
+def next_step(code: ExitCode, manifest: str, output: Path) -> str | None:
+    """What to do next, by the contract's table of exit codes."""
+    again = command(manifest, output)
+    fresh = command("NEW.yaml", output)
+    match code:
+        case ExitCode.DONE:
+            return None
+        case ExitCode.LINKS:
+            return f"Get a fresh manifest and run: {fresh} (what is held stays)"
+        case ExitCode.CONTENT:
+            return "Tell the publisher: the content is not what the manifest says"
+        case ExitCode.DISK:
+            return f"Mend that on this disk and run again: {again} (what is held stays)"
+        case ExitCode.NETWORK:
+            return f"Run again when the server can be reached: {again} (what is held stays)"
+        case ExitCode.HANGUP | ExitCode.INTERRUPTED | ExitCode.TERMINATED:
+            return f"Stopped. To go on, run: {again} (what is held stays)"
+    return f"Mend what each of them says and run again: {again} (what is held stays)"
+
+
+def command(manifest: str, output: Path, name: str = "") -> str:
+    """The command line to run again; a share URL is a password, and is not repeated."""
+    shown = "URL" if manifest.startswith(("http://", "https://")) else shlex.quote(manifest)
+    words = filter(None, ("segdl", name, printable(shown), "-o", shlex.quote(str(output))))
+    return " ".join(words)

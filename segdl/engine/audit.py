@@ -1,0 +1,244 @@
+"""What is delivered, what is held, what is missing: from disk alone.
+
+Nothing is locked, hashed or changed, and nothing is believed that a later run would not believe:
+a delivered file by its receipt, size and time, held bytes by records whose files are long enough.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from segdl.core.digests import ALGORITHMS
+from segdl.core.errors import UsageError, disk_error
+from segdl.core.manifest import Target
+from segdl.core.plan import Layout, Place, Record, fits
+from segdl.core.report import Receipt
+from segdl.edges import merge
+from segdl.edges.index import Heading, read_index
+from segdl.edges.parts import part_name
+from segdl.edges.receipts import read_receipts
+from segdl.edges.workspace import Depot, is_file, work_name
+from segdl.engine.delivery import asked_for
+
+
+class State(StrEnum):
+    """Where a target stands."""
+
+    DELIVERED = "delivered"
+    CHANGED = "changed"  # a file is there, and no longer what its receipt says
+    FOUND = "found"  # a file is there, and no receipt is
+    HELD = "held"  # some of it is under way
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One target: its size if that is known, and the bytes held of it while under way."""
+
+    path: str
+    state: State
+    size: int | None
+    held: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Where an order stands."""
+
+    order: str | None
+    standings: tuple[Standing, ...]
+
+    def of(self, *states: State) -> tuple[Standing, ...]:
+        """The targets in these states."""
+        return tuple(standing for standing in self.standings if standing.state in states)
+
+    @property
+    def size(self) -> int | None:
+        """The order's bytes, or None while a size is not known."""
+        sizes = [standing.size for standing in self.standings]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None
+
+    @property
+    def present(self) -> int:
+        """Bytes delivered or held."""
+        delivered = sum(s.size or 0 for s in self.of(State.DELIVERED))
+        return delivered + sum(s.held for s in self.standings if s.state is not State.DELIVERED)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What order.json says of one target."""
+
+    path: str
+    size: int | None
+    digests: Mapping[str, str]
+
+
+def status(directory: str | os.PathLike[str]) -> Survey:
+    """Where the order in a directory stands: what it asked for last, and all that was delivered.
+
+    Raises UsageError if no segdl has worked there, DiskError.
+    """
+    with depot(directory) as place:
+        facts, receipts = place.read_order(), receipts_in(place)
+        wanted = {entry.path: entry for entry in entries(facts)}
+        paths = [*wanted, *(p for p in receipts if p not in wanted)]
+        standings = [_of_entry(place, p, wanted.get(p), receipts.get(p)) for p in paths]
+        standings += _strays(place, set(paths))
+        order = facts.get("order")
+        return Survey(order if isinstance(order, str) else None, tuple(standings))
+
+
+def rehearse(targets: Iterable[Target], directory: str | os.PathLike[str]) -> Survey:
+    """Where these targets stand in a directory that need not exist. Raises DiskError."""
+    try:
+        place = Depot(Path(directory))
+    except FileNotFoundError:
+        return Survey(None, tuple(Standing(t.path, State.MISSING, t.size, 0) for t in targets))
+    except OSError as error:
+        raise disk_error(error) from None
+    try:
+        receipts = receipts_in(place)
+        return Survey(None, tuple(_of_target(place, t, receipts.get(t.path)) for t in targets))
+    finally:
+        place.close()
+
+
+@contextmanager
+def depot(directory: str | os.PathLike[str], *, worked_in: bool = True) -> Iterator[Depot]:
+    """A directory to look at. Raises UsageError if it is not there or, unless `worked_in` is
+    false, if no segdl has worked in it; DiskError."""
+    shown = os.fspath(directory)
+    try:
+        place = Depot(Path(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{shown} is not a folder") from None
+    except OSError as error:
+        raise disk_error(error) from None
+    try:
+        with place.look() as hidden:
+            if worked_in and hidden is None:
+                raise UsageError(f"no segdl has worked in {shown}: name the folder of an order")
+        yield place
+    except OSError as error:
+        raise disk_error(error) from None
+    finally:
+        place.close()
+
+
+def receipts_in(place: Depot) -> dict[str, Receipt]:
+    """The receipts of a directory, by path; only of paths within it."""
+    with place.look() as hidden:
+        receipts = {} if hidden is None else read_receipts(hidden)
+    return {path: receipt for path, receipt in receipts.items() if _within(path)}
+
+
+def entries(facts: Mapping[str, Any]) -> Iterator[Wanted]:
+    """What order.json asks for; entries that make no sense are passed over."""
+    files = facts.get("files")
+    for entry in files if isinstance(files, list) else ():
+        match entry:
+            case {"path": str(path), "size": int() | None as size} if _within(path):
+                yield Wanted(path, size, _digests(entry.get("hash")))
+
+
+def _digests(given: object) -> dict[str, str]:
+    pairs = given.items() if isinstance(given, dict) else ()
+    return {name: str(value) for name, value in pairs if name in ALGORITHMS}
+
+
+def _within(path: str) -> bool:
+    return all(name not in ("", ".", "..") for name in path.split("/")) and "\0" not in path
+
+
+def _of_entry(place: Depot, path: str, wanted: Wanted | None, receipt: Receipt | None) -> Standing:
+    """Where a target of order.json stands; None is one that an earlier order delivered."""
+    if wanted is None or receipt is None or answers(wanted, receipt):
+        return _standing(place, path, wanted.size if wanted else None, receipt)
+    standing = _standing(place, path, wanted.size, None)
+    return Standing(path, standing.state, wanted.size, standing.held, "of an earlier order")
+
+
+def answers(wanted: Wanted, receipt: Receipt) -> bool:
+    """Whether a receipt is of what order.json asks for."""
+    same = all(receipt.digests.get(name) == value for name, value in wanted.digests.items())
+    return same and wanted.size in (None, receipt.size)
+
+
+def _of_target(place: Depot, target: Target, receipt: Receipt | None) -> Standing:
+    if receipt is not None and not asked_for(target, receipt):
+        receipt = None
+    return _standing(place, target.path, target.size, receipt)
+
+
+def _standing(place: Depot, path: str, size: int | None, receipt: Receipt | None) -> Standing:
+    heading, held = _held(place, work_name(path))
+    if size is None:
+        size = receipt.size if receipt else heading.size if heading else None
+    try:
+        found = place.find(path)
+    except OSError:  # ENOTDIR, ELOOP
+        return Standing(path, State.MISSING, size, held, "a link or a file is in its folder's way")
+    if found is not None:
+        state, note = _of_file(found, receipt)
+        return Standing(path, state, size, held, note)
+    note = "gone since it was delivered" if receipt else ""
+    return Standing(path, State.HELD if heading else State.MISSING, size, held, note)
+
+
+def _of_file(found: os.stat_result, receipt: Receipt | None) -> tuple[State, str]:
+    if not is_file(found):
+        return State.FOUND, "no file: a folder, a link or a device"
+    if receipt is None:
+        return State.FOUND, "here without a receipt"
+    if (found.st_size, found.st_mtime_ns) != (receipt.size, receipt.modified_ns):
+        return State.CHANGED, "changed since it was delivered"
+    return State.DELIVERED, ""
+
+
+def _held(place: Depot, work: str) -> tuple[Heading | None, int]:
+    """What the index in a folder under `work` is of, and the bytes that it vouches for."""
+    with place.look("work", work) as folder:
+        if folder is None:
+            return None, 0
+        contents = read_index(folder)
+        if contents.heading is None:
+            return None, 0
+        layout = Layout(contents.heading.size, contents.heading.segment_size)
+        sizes = dict(_sizes(folder))
+        records = (r for r in contents.records.values() if fits(layout, r) and _there(r, sizes))
+        return contents.heading, sum(r.stop - r.start for r in records)
+
+
+def _sizes(folder: int) -> Iterator[tuple[str, int]]:
+    with os.scandir(folder) as found:
+        for entry in found:
+            with suppress(FileNotFoundError):
+                yield entry.name, entry.stat(follow_symlinks=False).st_size
+
+
+def _there(record: Record, sizes: Mapping[str, int]) -> bool:
+    """Whether the file that a record vouches for is long enough to hold its bytes."""
+    if record.place is Place.FRONT:
+        return sizes.get(merge.NAME, 0) >= record.stop
+    return sizes.get(part_name(record.number), 0) >= record.stop - record.start
+
+
+def _strays(place: Depot, known: set[str]) -> Iterator[Standing]:
+    """What is under way for targets that the last order did not ask for."""
+    names = {work_name(path) for path in known}
+    with place.look("work") as folder:
+        others = [] if folder is None else sorted(set(dict(_sizes(folder))) - names)
+    for name in others:
+        heading, held = _held(place, name)
+        if heading is not None and _within(heading.path):
+            note = "of an earlier order"
+            yield Standing(heading.path, State.HELD, heading.size, held, note)

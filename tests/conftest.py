@@ -1,0 +1,143 @@
+"""Fixtures: the fault server, the real servers, data; a summary of the servers that were missing.
+
+A test that asks for a real server gets the marker `servers` by itself.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.faults import FaultServer
+from tests.servers import MinIO, Nginx, Rclone, S3Server, SeaweedFS
+
+S3_SERVERS: dict[str, type[S3Server]] = {"seaweed": SeaweedFS, "rclone": Rclone, "minio": MinIO}
+SERVER_FIXTURES = {*S3_SERVERS, "nginx", "s3"}
+MISSING = "server missing: "
+
+Made = Callable[[int, int], bytes]
+
+
+def _made(size: int, seed: int) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+@pytest.fixture(scope="session")
+def made() -> Made:
+    """`made(size, seed)`: that many bytes, the same ones every time."""
+    return _made
+
+
+@pytest.fixture
+def fault_server() -> Iterator[FaultServer]:
+    """A fresh FaultServer over plain HTTP."""
+    with FaultServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """A certificate authority that nobody trusts, but who is given `trusting`."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def server_tls(authority: trustme.CA) -> ssl.SSLContext:
+    """For `FaultServer(tls=…)`: a certificate for localhost and 127.0.0.1."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="session")
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    """A client's context that trusts the authority."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture(scope="session")
+def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The authority's certificate as a PEM file, for `--ca-file`."""
+    path = tmp_path_factory.mktemp("authority") / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[SeaweedFS]:
+    """SeaweedFS with a bucket, one for the session: keep to keys of your own."""
+    _needs(SeaweedFS.available())
+    with SeaweedFS() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone() -> Iterator[Rclone]:
+    """rclone's S3 server with a bucket, one for the session."""
+    _needs(Rclone.available())
+    with Rclone() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def minio() -> Iterator[MinIO]:
+    """MinIO with a versioned bucket, one for the session."""
+    _needs(MinIO.available())
+    with MinIO(versioned=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=list(S3_SERVERS))
+def s3(request: pytest.FixtureRequest) -> S3Server:
+    """Each of the S3 servers in turn."""
+    server: S3Server = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture(scope="session")
+def nginx(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    """nginx with files, gated files and files over TLS, one for the session."""
+    folder = tmp_path_factory.mktemp("nginx-certificate")
+    chain, key = folder / "chain.pem", folder / "key.pem"
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    issued.private_key_pem.write_to_path(key)
+    for pem in issued.cert_chain_pems:
+        pem.write_to_path(chain, append=True)
+    _needs(Nginx.available())
+    with Nginx((chain, key)) as server:
+        yield server
+
+
+def _needs(missing: str | None) -> None:
+    if missing is not None:
+        pytest.skip(MISSING + missing)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what asks for a real server, before `-m` selects."""
+    for item in items:
+        if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("servers")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the servers that were missing, and how many tests went without them."""
+    missing: Counter[str] = Counter()
+    for report in terminalreporter.getreports("skipped"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        _, found, what = reason.partition(MISSING)
+        if found:
+            missing[what] += 1
+    if missing:
+        terminalreporter.section("servers that were not here", yellow=True)
+    for what, count in sorted(missing.items()):
+        terminalreporter.line(f"{what}; {count} tests skipped")

@@ -1,0 +1,60 @@
+"""`--connections auto`: grows while the whole order's rate grows, and takes back what brings nothing.
+
+The line is simulated: what it carries with so many connections is a function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from segdl.core.pace import FIRST, MOST, Crowd
+
+MB = 1_000_000
+
+
+def climb(carries: Callable[[int], float], seconds: int, busy: int = MOST) -> list[int]:
+    """The allowed numbers, second by second."""
+    crowd, landed, allowed = Crowd(), 0.0, []
+    for second in range(seconds):
+        allowed.append(crowd.look(float(second), int(landed), min(busy, crowd.allowed)))
+        landed += carries(allowed[-1])
+    return allowed
+
+
+def test_begins_with_four() -> None:
+    assert climb(lambda n: n * MB, 1) == [FIRST]
+
+
+def test_grows_to_the_most_where_every_connection_brings_more() -> None:
+    assert climb(lambda n: n * MB, 20)[-1] == MOST
+
+
+@pytest.mark.parametrize("enough", [1, 4, 6, 9])
+def test_a_full_line_is_not_crowded(enough: int) -> None:
+    allowed = climb(lambda n: min(n, enough) * MB, 120)
+    beyond = [n for n in allowed if n > max(enough * 1.5, FIRST + 2)]
+    assert len(beyond) <= len(allowed) * 0.1
+    assert min(allowed) >= min(enough, FIRST)
+
+
+def test_idle_connections_are_no_reason_for_more() -> None:
+    assert set(climb(lambda n: n * MB, 30, busy=2)) == {FIRST}
+
+
+def test_a_server_that_says_too_many_halves_it_at_once() -> None:
+    crowd = Crowd(allowed=16)
+    crowd.refused(0.0)
+    assert crowd.allowed == 8
+    for _ in range(9):
+        crowd.refused(0.0)
+    assert crowd.allowed == 1
+
+
+def test_after_a_refusal_it_waits_before_it_grows_again() -> None:
+    crowd, landed = Crowd(allowed=8), 0
+    crowd.refused(0.0)
+    for second in range(1, 15):
+        landed += 4 * MB
+        assert crowd.look(float(second), landed, 4) == 4

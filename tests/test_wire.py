@@ -1,0 +1,1254 @@
+"""segdl.edges.wire against real sockets: every rule of its modules, one scripted server a test."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import select
+import socket
+import ssl
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+import trustme
+
+from segdl.edges.wire import Body, LookupFailed, TLSRejected, WireTransport
+from segdl.edges.wire.channel import Origin
+from segdl.edges.wire.dial import Address, dial, first_to_answer
+from segdl.edges.wire.exchange import MAX_HEADS, MAX_INTERIM
+from segdl.edges.wire.patience import Patience
+from tests.scripted import Handler, RawServer, answers, forever, raw_server, read_head, reset
+
+SECRET = "X-Amz-Signature=5ec2e7"
+TICK = 0.05
+OK = b"HTTP/1.1 200 OK\r\n"
+FIVE = OK + b"Content-Length: 5\r\n\r\nhello"
+Make = Callable[..., WireTransport]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """`make(**options)`: a WireTransport that is closed at the end of the test."""
+    with contextlib.ExitStack() as stack:
+
+        def made(
+            *,
+            tls: ssl.SSLContext | None = None,
+            timeout: float = 5.0,
+            interrupted: Callable[[], bool] = lambda: False,
+            connect_to: dict[tuple[str, int], tuple[str, int]] | None = None,
+            tick: float = TICK,
+            window: int = 512 * 1024,
+        ) -> WireTransport:
+            transport = WireTransport(
+                tls=lambda: tls or ssl.create_default_context(),
+                timeout=timeout,
+                interrupted=interrupted,
+                connect_to=connect_to or {},
+                tick=tick,
+                window=window,
+            )
+            return stack.enter_context(transport)
+
+        yield made
+
+
+def get(
+    transport: WireTransport,
+    server: RawServer,
+    *,
+    scheme: str = "http",
+    host: str = "127.0.0.1",
+    target: bytes | None = None,
+) -> httpx.Response:
+    url = f"{scheme}://{host}:{server.port}/key?{SECRET}"
+    extensions = {} if target is None else {"target": target}
+    return transport.handle_request(httpx.Request("GET", url, extensions=extensions))
+
+
+def body_of(response: httpx.Response) -> Body:
+    body: Body = response.extensions["body"]
+    return body
+
+
+def drained(response: httpx.Response, size: int = 4096) -> bytes:
+    """The whole body, read through views of `size` bytes, its connection given back."""
+    body, view, found = body_of(response), memoryview(bytearray(size)), b""
+    with contextlib.closing(response):
+        while True:
+            with contextlib.suppress(TimeoutError):
+                count = body.readinto(view)
+                if not count:
+                    return found
+                found += view[:count]
+
+
+def fetched(transport: WireTransport, server: RawServer, **how: str) -> bytes:
+    return drained(get(transport, server, **how))  # type: ignore[arg-type]
+
+
+def seconds_of(act: Callable[[], object]) -> float:
+    begun = time.monotonic()
+    act()
+    return time.monotonic() - begun
+
+
+def failing(transport: WireTransport, server: RawServer, error: type[Exception]) -> Exception:
+    """The error of a GET: exactly of that type, with nothing of the URL's query in it."""
+    with pytest.raises(error) as caught:
+        fetched(transport, server)
+    assert caught.type is error
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    assert SECRET not in repr(caught.value.args)
+    return caught.value
+
+
+# The request
+
+
+def test_the_target_goes_out_untouched_and_the_host_header_stays(make: Make) -> None:
+    heads: list[bytes] = []
+    target = b"/a/./../b%2f'c\"?X-Amz-Signature=%7e~&x=|"
+
+    def handler(sock: socket.socket) -> None:
+        heads.append(read_head(sock))
+        sock.sendall(FIVE)
+
+    with raw_server(handler) as server:
+        assert drained(get(make(), server, target=target)) == b"hello"
+        assert heads[0].startswith(b"GET " + target + b" HTTP/1.1\r\n")
+        assert b"Host: 127.0.0.1:%d\r\n" % server.port in heads[0]
+
+
+def test_without_an_own_target_the_urls_is_sent(make: Make) -> None:
+    heads: list[bytes] = []
+
+    def handler(sock: socket.socket) -> None:
+        heads.append(read_head(sock))
+        sock.sendall(FIVE)
+
+    with raw_server(handler) as server:
+        fetched(make(), server)
+    assert heads[0].startswith(b"GET /key?" + SECRET.encode() + b" HTTP/1.1\r\n")
+
+
+def test_a_target_of_100_kb_arrives(make: Make) -> None:
+    target, lines = b"/" + b"k" * 100_000, []
+
+    def handler(sock: socket.socket) -> None:
+        lines.append(read_head(sock).partition(b"\r\n")[0])
+        sock.sendall(FIVE)
+
+    with raw_server(handler) as server:
+        assert drained(get(make(), server, target=target)) == b"hello"
+    assert lines == [b"GET " + target + b" HTTP/1.1"]
+
+
+@pytest.mark.parametrize("target", [b"/a b", b"/a\r\nX: 1", b""])
+def test_a_target_that_would_break_the_head_is_not_sent(make: Make, target: bytes) -> None:
+    with raw_server(answers(FIVE)) as server, pytest.raises(httpx.LocalProtocolError):
+        get(make(), server, target=target + SECRET.encode() + b" ")
+
+
+def test_only_get_without_a_body_over_http_is_sent(make: Make) -> None:
+    transport = make()
+    for request in (
+        httpx.Request("PUT", "http://127.0.0.1:9/"),
+        httpx.Request("GET", "http://127.0.0.1:9/", content=b"x"),
+    ):
+        with pytest.raises(httpx.LocalProtocolError):
+            transport.handle_request(request)
+    with pytest.raises(httpx.UnsupportedProtocol):
+        transport.handle_request(httpx.Request("GET", "ftp://127.0.0.1:9/"))
+
+
+def test_the_answer_says_what_came(make: Make) -> None:
+    reply = b'HTTP/1.1 206 Partial Thing\r\nETag: "a"\r\nX-Two: 1\r\nX-Two: 2\r\nContent-Length: 0'
+    with raw_server(answers(reply + b"\r\n\r\n")) as server:
+        response = get(make(), server)
+        assert response.status_code == 206
+        assert response.extensions["http_version"] == b"HTTP/1.1"
+        assert response.extensions["reason_phrase"] == b"Partial Thing"
+        assert response.extensions["target"] == b"/key?" + SECRET.encode()
+        assert response.headers.raw == [
+            (b"ETag", b'"a"'),
+            (b"X-Two", b"1"),
+            (b"X-Two", b"2"),
+            (b"Content-Length", b"0"),
+        ]
+        response.close()
+
+
+def test_httpx_client_reads_and_closes_through_the_same_body(make: Make) -> None:
+    chunked = OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    with raw_server(answers(FIVE, chunked)) as server, httpx.Client(transport=make()) as client:
+        url = f"http://127.0.0.1:{server.port}/"
+        assert client.get(url).content == b"hello"
+        assert client.get(url).content == b"hello"
+        assert server.accepted == 1
+
+
+def test_httpx_read_gives_up_after_the_timeout_without_bytes(make: Make) -> None:
+    def handler(sock: socket.socket) -> None:
+        read_head(sock)
+        sock.sendall(FIVE[:-1])
+        read_head(sock)
+
+    with raw_server(handler) as server, httpx.Client(transport=make(timeout=0.3)) as client:
+        url = f"http://127.0.0.1:{server.port}/"
+        with pytest.raises(httpx.ReadTimeout):
+            client.get(url)
+
+
+def test_httpx_read_can_be_interrupted(make: Make) -> None:
+    stop = threading.Event()
+
+    def handler(sock: socket.socket) -> None:
+        read_head(sock)
+        sock.sendall(FIVE[:-1])
+        stop.set()
+        read_head(sock)
+
+    transport = make(interrupted=stop.is_set)
+    with raw_server(handler) as server, httpx.Client(transport=transport) as client:
+        url = f"http://127.0.0.1:{server.port}/"
+        with pytest.raises(httpx.ReadError, match="interrupted"):
+            client.get(url)
+
+
+# The connection kept
+
+
+def test_a_connection_is_used_again(make: Make) -> None:
+    with raw_server(forever(FIVE)) as server:
+        transport = make()
+        assert [fetched(transport, server) for _ in range(3)] == [b"hello"] * 3
+        assert server.accepted == 1
+
+
+def test_another_origin_closes_the_connection_first(make: Make) -> None:
+    gone = threading.Event()
+
+    def handler(sock: socket.socket) -> None:
+        read_head(sock)
+        sock.sendall(FIVE)
+        assert read_head(sock) == b""
+        gone.set()
+
+    def other(sock: socket.socket) -> None:
+        assert read_head(sock)
+        assert gone.wait(5)
+        sock.sendall(FIVE)
+
+    with raw_server(handler) as first, raw_server(other) as second:
+        transport = make()
+        fetched(transport, first)
+        assert fetched(transport, second) == b"hello"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        FIVE + b"surplus",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\nsurplus",
+        OK + b"Connection: close\r\nContent-Length: 5\r\n\r\nhello",
+        OK + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello",
+    ],
+    ids=["surplus", "chunked surplus", "close", "chunked close", "1.0", "1.0 keep-alive"],
+)
+def test_a_connection_in_doubt_is_not_used_again(make: Make, reply: bytes) -> None:
+    with raw_server(forever(reply)) as server:
+        transport = make()
+        assert [fetched(transport, server) for _ in range(3)] == [b"hello"] * 3
+        assert server.accepted == 3
+
+
+def test_surplus_that_comes_later_is_noticed(make: Make) -> None:
+    sent = threading.Event()
+
+    def handler(sock: socket.socket) -> None:
+        read_head(sock)
+        sock.sendall(FIVE)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+        sent.set()
+        read_head(sock)
+
+    with raw_server(handler) as server:
+        transport = make()
+        fetched(transport, server)
+        assert sent.wait(5)
+        assert fetched(transport, server) == b"hello"
+        assert server.accepted == 2
+
+
+def test_keep_alive_that_lies_costs_a_new_connection(make: Make) -> None:
+    with raw_server(answers(FIVE)) as server:
+        transport = make()
+        assert [fetched(transport, server) for _ in range(3)] == [b"hello"] * 3
+        assert server.accepted == 3
+
+
+@pytest.mark.parametrize("end", [socket.socket.close, reset], ids=["closed", "reset"])
+def test_a_kept_connection_that_dies_before_its_answer_is_replaced_once(
+    make: Make, end: Callable[[socket.socket], None]
+) -> None:
+    def handler(sock: socket.socket) -> None:
+        read_head(sock)
+        sock.sendall(FIVE)
+        read_head(sock)
+        end(sock)
+
+    with raw_server(handler) as server:
+        transport = make()
+        assert fetched(transport, server) == b"hello"
+        assert fetched(transport, server) == b"hello"
+        assert server.accepted == 2
+
+
+def test_it_is_replaced_only_once(make: Make) -> None:
+    def handler(sock: socket.socket) -> None:
+        if server.accepted == 1:
+            read_head(sock)
+            sock.sendall(FIVE)
+        read_head(sock)
+
+    with raw_server(handler) as server:
+        transport = make()
+        fetched(transport, server)
+        with pytest.raises(httpx.ReadError):
+            fetched(transport, server)
+        assert server.accepted == 2
+
+
+def test_a_new_connection_that_dies_is_not_replaced(make: Make) -> None:
+    with raw_server(read_head_only) as server:
+        with pytest.raises(httpx.ReadError):
+            fetched(make(), server)
+        assert server.accepted == 1
+
+
+def test_a_kept_connection_that_dies_in_its_head_is_not_replaced(make: Make) -> None:
+    with raw_server(answers(FIVE, FIVE[:20])) as server:
+        transport = make()
+        fetched(transport, server)
+        with pytest.raises(httpx.RemoteProtocolError):
+            fetched(transport, server)
+        assert server.accepted == 1
+
+
+def test_a_body_left_unread_closes_the_connection(make: Make) -> None:
+    with raw_server(forever(FIVE)) as server:
+        transport = make()
+        get(transport, server).close()
+        assert fetched(transport, server) == b"hello"
+        assert server.accepted == 2
+
+
+def test_a_request_while_a_body_is_out_closes_that_body(make: Make) -> None:
+    with raw_server(forever(FIVE)) as server:
+        transport = make()
+        first = get(transport, server)
+        second = get(transport, server)
+        first.close()  # late: must not touch the second's connection
+        assert drained(second) == b"hello"
+        assert fetched(transport, server) == b"hello"
+        assert server.accepted == 2
+
+
+def test_closing_a_body_twice_does_not_free_the_next_ones_connection(make: Make) -> None:
+    with raw_server(forever(FIVE)) as server:
+        transport = make()
+        first = body_of(get(transport, server))
+        assert first.readinto(memoryview(bytearray(9))) == 5
+        first.close()
+        second = get(transport, server)
+        first.close()
+        get(transport, server).close()
+        second.close()
+        assert server.accepted == 2
+
+
+# The head
+
+
+def read_head_only(sock: socket.socket) -> None:
+    read_head(sock)
+
+
+def silence(sock: socket.socket) -> None:
+    read_head(sock)
+    read_head(sock)
+
+
+def drip(data: bytes, pause: float) -> Handler:
+    """A handler that sends `data` a byte at a time, every `pause` seconds, then waits."""
+
+    def handler(sock: socket.socket) -> None:
+        read_head(sock)
+        for value in data:
+            sock.send(bytes([value]))
+            time.sleep(pause)
+        read_head(sock)
+
+    return handler
+
+
+def flood(unit: bytes, start: bytes = b"") -> Handler:
+    """A handler that sends `start`, then `unit` for ever."""
+
+    def handler(sock: socket.socket) -> None:
+        read_head(sock)
+        sock.sendall(start)
+        while True:
+            sock.sendall(unit * 100)
+
+    return handler
+
+
+INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        silence,
+        drip(OK + b"X: " + b"x" * 1000, 0.02),
+        drip(INTERIM * 100, 0.02),
+        answers(b"HTTP/1.1 200 OK\r\nX: 1\r\n", b""),
+    ],
+    ids=["silence", "a byte at a time", "interim answers at a byte a time", "half a head"],
+)
+def test_a_slow_head_ends_at_the_deadline(make: Make, handler: Handler) -> None:
+    with raw_server(handler) as server:
+        transport = make(timeout=0.4)
+        took = seconds_of(lambda: failing(transport, server, httpx.ReadTimeout))
+        assert 0.3 < took < 0.4 + 5 * TICK
+
+
+def test_waiting_for_a_head_can_be_interrupted(make: Make) -> None:
+    stop = threading.Event()
+
+    def handler(sock: socket.socket) -> None:
+        read_head(sock)
+        stop.set()
+        read_head(sock)
+
+    with raw_server(handler) as server:
+        transport = make(interrupted=stop.is_set)
+        with pytest.raises(httpx.ReadError, match="interrupted"):
+            fetched(transport, server)
+
+
+def test_an_interrupted_head_on_a_kept_connection_is_not_asked_again(make: Make) -> None:
+    stop = threading.Event()
+
+    def handler(sock: socket.socket) -> None:
+        read_head(sock)
+        sock.sendall(FIVE)
+        read_head(sock)
+        stop.set()
+        read_head(sock)
+
+    with raw_server(handler) as server:
+        transport = make(interrupted=stop.is_set)
+        fetched(transport, server)
+        with pytest.raises(httpx.ReadError, match="interrupted"):
+            fetched(transport, server)
+        assert server.accepted == 1
+
+
+@pytest.mark.parametrize("count", [1, MAX_INTERIM])
+def test_some_interim_answers_are_passed_over(make: Make, count: int) -> None:
+    with raw_server(forever(INTERIM * count + FIVE)) as server:
+        transport = make()
+        assert fetched(transport, server) == fetched(transport, server) == b"hello"
+        assert server.accepted == 1
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        answers(INTERIM * (MAX_INTERIM + 1) + FIVE),
+        flood(INTERIM),
+        flood(b"X-Header: something\r\n", OK),
+        flood(b"x", OK + b"X: "),
+        flood(b"x"),
+        answers(b"HTTP/1.1 103 E\r\nX: " + b"x" * (MAX_HEADS - 60) + b"\r\n\r\n" + FIVE),
+    ],
+    ids=["17 interim", "interim flood", "headers", "one header", "status line", "heads together"],
+)
+def test_heads_without_an_end_are_refused(make: Make, handler: Handler) -> None:
+    with raw_server(handler) as server:
+        failing(make(), server, httpx.RemoteProtocolError)
+
+
+def test_a_head_just_under_the_cap_is_taken(make: Make) -> None:
+    start, end = OK + b"Content-Length: 5\r\nX: ", b"\r\n\r\n"
+    head = start + b"x" * (MAX_HEADS - len(start) - len(end)) + end
+    with raw_server(answers(head + b"hello")) as server:
+        assert fetched(make(), server) == b"hello"
+    with raw_server(answers(head.replace(b"X: ", b"X:  ") + b"hello")) as server:
+        failing(make(), server, httpx.RemoteProtocolError)
+
+
+ECHO = b"/key?" + SECRET.encode()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        b"<html>no such path " + ECHO + b"</html>\r\n\r\n",
+        OK + b"not a header " + ECHO + b"\r\n\r\n",
+        OK + b"X : " + ECHO + b"\r\n\r\n",
+        b"HTTP/1.1 999999 " + ECHO + b"\r\n\r\n",
+        b"\x15\x03\x01\x00\x02\x02\x50",
+        OK + b"X: half a head",
+        OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n0\r\n\r\n",
+        OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        OK + b"Content-Length: 5, 6\r\n\r\nhello!",
+        OK + b"Content-Length: -5\r\n\r\nhello",
+        OK + b"Content-Length: +5\r\n\r\nhello",
+        OK + b"Content-Length: 0x5\r\n\r\nhello",
+        OK + b"Content-Length: \r\n\r\nhello",
+        OK + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\nhello",
+    ],
+)
+def test_an_impossible_answer_is_refused(make: Make, reply: bytes) -> None:
+    with raw_server(answers(reply)) as server:
+        failing(make(), server, httpx.RemoteProtocolError)
+
+
+def test_the_same_length_twice_is_one_length(make: Make) -> None:
+    reply = OK + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello"
+    with raw_server(answers(reply)) as server:
+        assert fetched(make(), server) == b"hello"
+
+
+# The body
+
+
+def test_a_body_arrives_exactly_through_any_view(make: Make, made: Callable[..., bytes]) -> None:
+    data = made(300_000, 1)
+    reply = OK + b"Content-Length: %d\r\n\r\n" % len(data) + data
+    with raw_server(forever(reply)) as server:
+        transport = make()
+        for size in (1000, 65536, 1_000_000):
+            assert drained(get(transport, server), size) == data
+        assert server.accepted == 1
+
+
+def test_nothing_is_placed_past_the_length(make: Make) -> None:
+    with raw_server(answers(FIVE + b"x" * 100)) as server:
+        buffer = bytearray(64)
+        assert body_of(get(make(), server)).readinto(memoryview(buffer)) == 5
+        assert buffer == b"hello" + bytes(59)
+
+
+def test_nothing_is_taken_past_the_length(make: Make) -> None:
+    """The bytes of a surplus that comes with the body's end stay in the socket, and are noticed."""
+    begun = threading.Event()
+
+    def handler(sock: socket.socket) -> None:
+        read_head(sock)
+        sock.sendall(FIVE[:-2])
+        assert begun.wait(5)
+        sock.sendall(b"lo, and more")
+        read_head(sock)
+
+    with raw_server(handler) as server:
+        transport = make()
+        response = get(transport, server)
+        begun.set()
+        buffer = bytearray(64)
+        body, got = body_of(response), 0
+        while got < 5:
+            with contextlib.suppress(TimeoutError):
+                got += body.readinto(memoryview(buffer)[got:])
+        assert got == 5
+        assert buffer == b"hello" + bytes(59)
+        response.close()
+        get(transport, server).close()
+        assert server.accepted == 2
+
+
+def test_an_empty_view_is_a_mistake_of_the_caller(make: Make) -> None:
+    chunked = OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    with raw_server(answers(FIVE, chunked)) as server:
+        transport = make()
+        for _ in range(2):
+            with pytest.raises(ValueError, match="empty view"):
+                body_of(get(transport, server)).readinto(memoryview(b""))
+
+
+def test_a_tick_without_bytes_leaves_the_connection_usable(make: Make) -> None:
+    ticked = threading.Event()
+
+    def handler(sock: socket.socket) -> None:
+        while read_head(sock):
+            sock.sendall(FIVE[:-3])
+            assert ticked.wait(5)
+            sock.sendall(FIVE[-3:])
+
+    with raw_server(handler) as server:
+        transport = make()
+        response = get(transport, server)
+        body, view = body_of(response), memoryview(bytearray(9))
+        assert body.readinto(view) == 2
+        with pytest.raises(TimeoutError):
+            body.readinto(view)
+        ticked.set()
+        assert drained(response) == b"llo"
+        assert fetched(transport, server) == b"hello"
+        assert server.accepted == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        FIVE[:-1],
+        OK + b"Content-Length: 5\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhel",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: 1\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\nzz " + ECHO + b"\r\nhello\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 21 + b"\r\nhello",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhello\r\n0\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n6\r\nhello\r\n0\r\n\r\n",
+    ],
+)
+def test_a_body_cut_or_broken_is_an_error(make: Make, reply: bytes) -> None:
+    with raw_server(answers(reply)) as server:
+        failing(make(), server, httpx.RemoteProtocolError)
+
+
+def test_what_came_before_the_cut_is_kept(make: Make) -> None:
+    with raw_server(answers(FIVE[:-1])) as server:
+        body, view = body_of(get(make(), server)), memoryview(bytearray(9))
+        assert body.readinto(view) == 4
+        for _ in range(2):
+            with pytest.raises(httpx.RemoteProtocolError):
+                body.readinto(view)
+
+
+def test_a_reset_is_a_read_error(make: Make) -> None:
+    taken = threading.Event()
+
+    def handler(sock: socket.socket) -> None:
+        read_head(sock)
+        sock.sendall(FIVE[:-1])
+        assert taken.wait(5)
+        reset(sock)
+
+    with raw_server(handler) as server:
+        body, view = body_of(get(make(tick=5), server)), memoryview(bytearray(9))
+        assert body.readinto(view) == 4
+        taken.set()
+        with pytest.raises(httpx.ReadError, match="reset"):
+            body.readinto(view)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        b"5\r\nhello\r\n0\r\n\r\n",
+        b"1\r\nh\r\n4;name=value\r\nello\r\n00\r\n\r\n",
+        b"5\r\nhello\r\n0\r\nX-Trailer: 1\r\n\r\n",
+    ],
+    ids=["one", "extensions", "trailers"],
+)
+def test_a_chunked_body_arrives_and_its_connection_is_used_again(make: Make, chunks: bytes) -> None:
+    with raw_server(forever(OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)) as server:
+        transport = make()
+        response = get(transport, server)
+        assert body_of(response).framed
+        assert drained(response, 3) == fetched(transport, server) == b"hello"
+        assert server.accepted == 1
+
+
+def test_a_large_chunked_body_is_exact(make: Make, made: Callable[..., bytes]) -> None:
+    data = made(300_000, 2)
+    chunks = b"".join(
+        b"%x\r\n%b\r\n" % (len(piece), piece)
+        for piece in (data[at : at + 7777] for at in range(0, len(data), 7777))
+    )
+    reply = OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+    with raw_server(answers(reply)) as server:
+        assert drained(get(make(), server), 5000) == data
+
+
+def test_framing_without_data_does_not_hold_the_caller(make: Make) -> None:
+    start = OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"
+
+    def handler(sock: socket.socket) -> None:
+        read_head(sock)
+        sock.sendall(start)
+        while True:
+            sock.sendall(b"X")
+            time.sleep(0.01)
+
+    def ticks() -> None:
+        with pytest.raises(TimeoutError):
+            body.readinto(view)
+
+    with raw_server(handler) as server:
+        body, view = body_of(get(make(), server)), memoryview(bytearray(9))
+        assert body.readinto(view) == 5
+        assert seconds_of(ticks) < 1
+
+
+def test_trailers_without_an_end_are_refused(make: Make) -> None:
+    start = OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"
+    with raw_server(flood(b"X: 1\r\n", start)) as server:
+        failing(make(), server, httpx.RemoteProtocolError)
+
+
+def test_a_body_that_ends_with_its_connection_says_that_this_proves_nothing(make: Make) -> None:
+    with raw_server(answers(OK + b"\r\nhello")) as server:
+        transport = make()
+        response = get(transport, server)
+        assert not body_of(response).framed
+        assert drained(response, 3) == b"hello"
+        assert fetched(transport, server) == b"hello"
+        assert server.accepted == 2
+
+
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
+@pytest.mark.parametrize("length", [b"", b"Content-Length: 5\r\n"])
+def test_some_statuses_have_no_body(make: Make, status: bytes, length: bytes) -> None:
+    with raw_server(forever(b"HTTP/1.1 " + status + b"\r\n" + length + b"\r\n")) as server:
+        transport = make()
+        assert fetched(transport, server) == fetched(transport, server) == b""
+        assert server.accepted == 1
+
+
+# Being woken
+
+
+def stalled(asked: threading.Event, start: bytes) -> Handler:
+    def handler(sock: socket.socket) -> None:
+        read_head(sock)
+        sock.sendall(start)
+        asked.set()
+        read_head(sock)
+
+    return handler
+
+
+def woken(transport: WireTransport, asked: threading.Event, act: Callable[[], object]) -> float:
+    """Seconds from `abort()` in another thread to the end of `act`, which has blocked by then."""
+    moment: list[float] = []
+
+    def abort() -> None:
+        assert asked.wait(5)
+        time.sleep(0.1)  # nothing tells that a thread has gone into recv()
+        moment.append(time.monotonic())
+        transport.abort()
+
+    thread = threading.Thread(target=abort)
+    thread.start()
+    act()
+    ended = time.monotonic()
+    thread.join()
+    return ended - moment[0]
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"", FIVE[:-1], OK + b"\r\nhell", OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhell\r\n"],
+    ids=["head", "body", "body until close", "chunked"],
+)
+def test_abort_wakes_a_blocked_read_and_looks_like_no_end(make: Make, start: bytes) -> None:
+    asked = threading.Event()
+    with raw_server(stalled(asked, start)) as server:
+        transport = make(tick=5)
+
+        def act() -> None:
+            with pytest.raises(httpx.ReadError, match="interrupted"):
+                fetched(transport, server)
+
+        assert woken(transport, asked, act) < 0.5
+        assert server.accepted == 1
+
+
+def test_abort_wakes_a_blocked_read_under_tls(
+    make: Make, server_tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    asked = threading.Event()
+    with raw_server(stalled(asked, OK + b"\r\nhell"), tls=server_tls) as server:
+        transport = make(tick=5, tls=trusting)
+        response = get(transport, server, scheme="https")
+        body, buffer = body_of(response), bytearray(64)
+        assert body.readinto(memoryview(buffer)) == 4
+
+        def act() -> None:
+            with pytest.raises(httpx.ReadError):
+                body.readinto(memoryview(buffer)[4:])
+
+        assert woken(transport, asked, act) < 0.5
+        assert buffer == b"hell" + bytes(60)
+        response.close()
+
+
+def test_the_transport_goes_on_after_abort(make: Make) -> None:
+    with raw_server(forever(FIVE)) as server:
+        transport = make()
+        transport.abort()  # nothing open: nothing happens
+        fetched(transport, server)
+        transport.abort()
+        assert fetched(transport, server) == b"hello"
+        assert server.accepted == 2
+
+
+# Connecting
+
+
+@pytest.fixture
+def full() -> Iterator[tuple[str, int]]:
+    """An address that lets nobody in: its queue of connections is full, so Linux drops the SYN."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        place: tuple[str, int] = listener.getsockname()
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(place)
+        yield place
+
+
+@pytest.fixture
+def refusing() -> Iterator[tuple[str, int]]:
+    """An address that refuses: bound, and not listening."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        place: tuple[str, int] = bound.getsockname()
+        yield place
+
+
+def ask(transport: WireTransport, host: str, port: int, scheme: str = "http") -> None:
+    url = f"{scheme}://{host}:{port}/key?{SECRET}"
+    transport.handle_request(httpx.Request("GET", url)).close()
+
+
+def failed(act: Callable[[], object], error: type[Exception]) -> Exception:
+    with pytest.raises(error) as caught:
+        act()
+    assert caught.type is error
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    return caught.value
+
+
+def test_refused_is_a_connect_error(make: Make, refusing: tuple[str, int]) -> None:
+    error = failed(lambda: ask(make(), *refusing), httpx.ConnectError)
+    assert "127.0.0.1" in str(error)
+    assert "refused" in str(error)
+
+
+def test_no_answer_is_a_connect_timeout(make: Make, full: tuple[str, int]) -> None:
+    transport = make(timeout=0.3)
+    took = seconds_of(lambda: failed(lambda: ask(transport, *full), httpx.ConnectTimeout))
+    assert 0.25 < took < 0.3 + 5 * TICK
+
+
+def test_connecting_can_be_interrupted(make: Make, full: tuple[str, int]) -> None:
+    stop = threading.Event()
+    timer = threading.Timer(0.1, stop.set)
+    timer.start()
+    transport = make(interrupted=stop.is_set)
+    took = seconds_of(lambda: failed(lambda: ask(transport, *full), httpx.ConnectError))
+    timer.join()
+    assert took < 0.1 + 5 * TICK
+
+
+@pytest.mark.parametrize("host", ["x" * 64 + ".example", "fe80::1%nosuchinterface"])
+def test_a_name_without_an_address_is_a_failed_lookup(make: Make, host: str) -> None:
+    transport = make(connect_to={("bucket.example", 80): (host, 80)})
+    error = failed(lambda: ask(transport, "bucket.example", 80), LookupFailed)
+    assert host in str(error)
+
+
+def address(place: tuple[str, int]) -> Address:
+    return Address(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, place)
+
+
+@pytest.mark.parametrize("first", ["full", "refusing"])
+def test_a_dead_first_address_leaves_time_for_the_second(
+    request: pytest.FixtureRequest, first: str
+) -> None:
+    patience = Patience(0.6, TICK, lambda: False)
+    dead: tuple[str, int] = request.getfixturevalue(first)
+    with raw_server(silence) as server:
+        addresses = [address(dead), address(("127.0.0.1", server.port))]
+
+        def connect() -> None:
+            first_to_answer(addresses, "h", patience.deadline(), 0, patience).close()
+
+        assert seconds_of(connect) < 0.3 + 3 * TICK
+
+
+def test_the_last_address_gets_the_time_that_is_left(
+    refusing: tuple[str, int], full: tuple[str, int]
+) -> None:
+    patience = Patience(0.4, TICK, lambda: False)
+    addresses = [address(refusing), address(refusing), address(full)]
+
+    def connect() -> None:
+        with pytest.raises(httpx.ConnectTimeout):
+            first_to_answer(addresses, "h", patience.deadline(), 0, patience)
+
+    assert 0.35 < seconds_of(connect) < 0.4 + 3 * TICK
+
+
+def test_an_interruption_is_not_taken_for_a_dead_address(full: tuple[str, int]) -> None:
+    patience = Patience(5, TICK, lambda: True)
+    with pytest.raises(httpx.ConnectError, match="interrupted"):
+        first_to_answer([address(full)] * 2, "h", patience.deadline(), 0, patience)
+
+
+def test_connect_to_moves_the_connection_and_not_the_host_header(make: Make) -> None:
+    heads: list[bytes] = []
+
+    def handler(sock: socket.socket) -> None:
+        heads.append(read_head(sock))
+        sock.sendall(FIVE)
+
+    with raw_server(handler) as server:
+        moved = make(connect_to={("bucket.example", 80): ("127.0.0.1", server.port)})
+        ask(moved, "bucket.example", 80)
+    assert b"Host: bucket.example\r\n" in heads[0]
+
+
+def has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 loopback here")
+def test_an_ipv6_literal_is_reached(make: Make) -> None:
+    with raw_server(answers(FIVE), host="::1") as server:
+        assert fetched(make(), server, host="[::1]") == b"hello"
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 loopback here")
+def test_an_ipv6_literal_is_reached_over_tls(
+    make: Make, authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    with raw_server(answers(FIVE), host="::1", tls=tls_for(authority, "::1")) as server:
+        assert fetched(make(tls=trusting), server, scheme="https", host="[::1]") == b"hello"
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="needs Linux's receive buffer rules")
+def test_a_stalled_reader_stops_the_sender_within_two_windows(make: Make) -> None:
+    window, sent = 128 * 1024, [0]
+    stuck = threading.Event()
+
+    def handler(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)
+        read_head(sock)
+        sock.sendall(OK + b"Content-Length: 999999999\r\n\r\n")
+        sock.settimeout(0.3)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                sent[0] += sock.send(bytes(16 * 1024))
+        stuck.set()
+        sock.settimeout(5)
+        read_head(sock)
+
+    with raw_server(handler) as server:
+        response = get(make(window=window), server)
+        body, view, got = body_of(response), memoryview(bytearray(64 * 1024)), 0
+        while got < 64 * 1024 * 1024:  # fast enough to let the kernel grow what it may
+            got += body.readinto(view)
+        assert stuck.wait(5)
+        response.close()
+    assert window / 4 < sent[0] - got < 2 * window + 64 * 1024
+
+
+# TLS
+
+
+def tls_for(authority: trustme.CA, *names: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    authority.issue_cert(*names).configure_cert(context)
+    return context
+
+
+def test_a_tls_connection_is_used_again_in_spite_of_its_tickets(
+    make: Make, server_tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    versions: list[str | None] = []
+
+    def handler(sock: socket.socket) -> None:
+        assert isinstance(sock, ssl.SSLSocket)
+        versions.append(sock.version())
+        while read_head(sock):
+            sock.sendall(FIVE)
+
+    with raw_server(handler, tls=server_tls) as server:
+        transport = make(tls=trusting)
+        bodies = [fetched(transport, server, scheme="https") for _ in range(3)]
+        assert bodies == [b"hello"] * 3
+        assert server.accepted == 1
+    assert versions == ["TLSv1.3"]
+
+
+def test_tickets_alone_do_not_make_an_idle_connection_doubtful(
+    server_tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    """Before its first exchange a connection under TLS 1.3 holds tickets, and nothing else."""
+    patience = Patience(5, TICK, lambda: False)
+    with raw_server(silence, tls=server_tls) as server:
+        place = ("127.0.0.1", server.port)
+        channel = dial(Origin("https", *place), place, lambda: trusting, 0, patience)
+        with contextlib.closing(channel):
+            assert select.select([channel._sock], [], [], 5)[0]
+            assert channel.silent()
+            assert channel.silent()
+
+
+def test_surplus_under_tls_is_noticed(
+    make: Make, server_tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    with raw_server(forever(FIVE + b"surplus"), tls=server_tls) as server:
+        transport = make(tls=trusting)
+        assert fetched(transport, server, scheme="https") == b"hello"
+        assert fetched(transport, server, scheme="https") == b"hello"
+        assert server.accepted == 2
+
+
+def test_a_large_body_under_tls_is_exact(
+    make: Make,
+    server_tls: ssl.SSLContext,
+    trusting: ssl.SSLContext,
+    made: Callable[..., bytes],
+) -> None:
+    data = made(300_000, 3)
+    reply = OK + b"Content-Length: %d\r\n\r\n" % len(data) + data
+    with raw_server(forever(reply), tls=server_tls) as server:
+        transport = make(tls=trusting)
+        for size in (1000, 262144):
+            assert drained(get(transport, server, scheme="https"), size) == data
+        assert server.accepted == 1
+
+
+def test_a_tick_under_tls_leaves_the_connection_usable(
+    make: Make, server_tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    ticked = threading.Event()
+
+    def handler(sock: socket.socket) -> None:
+        while read_head(sock):
+            sock.sendall(FIVE[:-3])
+            assert ticked.wait(5)
+            sock.sendall(FIVE[-3:])
+
+    with raw_server(handler, tls=server_tls) as server:
+        transport = make(tls=trusting)
+        response = get(transport, server, scheme="https")
+        body, view = body_of(response), memoryview(bytearray(9))
+        assert body.readinto(view) == 2
+        with pytest.raises(TimeoutError):
+            body.readinto(view)
+        ticked.set()
+        assert drained(response) == b"llo"
+        assert fetched(transport, server, scheme="https") == b"hello"
+        assert server.accepted == 1
+
+
+def test_the_server_hears_the_urls_host_and_http_1_1(
+    make: Make, authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    heard: list[str | None] = []
+    context = tls_for(authority, "bucket.example")
+    context.sni_callback = lambda sock, name, context: heard.append(name)
+
+    def handler(sock: socket.socket) -> None:
+        assert isinstance(sock, ssl.SSLSocket)
+        heard.append(sock.selected_alpn_protocol())
+        answers(FIVE)(sock)
+
+    with raw_server(handler, tls=context) as server:
+        here = ("127.0.0.1", server.port)
+        ask(
+            make(tls=trusting, connect_to={("bucket.example", 443): here}),
+            "bucket.example",
+            443,
+            "https",
+        )
+    assert heard == ["bucket.example", "http/1.1"]
+
+
+def expired(authority: trustme.CA) -> ssl.SSLContext:
+    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", not_before=past, not_after=past).configure_cert(context)
+    return context
+
+
+@pytest.mark.parametrize(
+    ("context", "words"),
+    [
+        (lambda authority: tls_for(trustme.CA(), "127.0.0.1"), "issuer certificate"),
+        (lambda authority: tls_for(authority, "other.example"), "mismatch"),
+        (expired, "expired"),
+    ],
+    ids=["unknown authority", "wrong host", "expired"],
+)
+def test_a_bad_certificate_is_named(
+    make: Make,
+    authority: trustme.CA,
+    trusting: ssl.SSLContext,
+    context: Callable[[trustme.CA], ssl.SSLContext],
+    words: str,
+) -> None:
+    with raw_server(answers(FIVE), tls=context(authority)) as server:
+        transport = make(tls=trusting)
+        error = failed(lambda: ask(transport, "127.0.0.1", server.port, "https"), TLSRejected)
+        assert isinstance(error, TLSRejected)
+        assert words in error.reason
+        assert "127.0.0.1" in str(error)
+
+
+def cut_after_hello(sock: socket.socket) -> None:
+    sock.recv(1)
+
+
+def reset_after_hello(sock: socket.socket) -> None:
+    sock.recv(1)
+    reset(sock)
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [cut_after_hello, reset_after_hello, answers(FIVE), flood(b"HTTP/1.1 400 Bad\r\n")],
+    ids=["closed", "reset", "no answer", "plain text"],
+)
+def test_a_broken_handshake_is_a_connect_error(
+    make: Make, trusting: ssl.SSLContext, handler: Handler
+) -> None:
+    def spoken(sock: socket.socket) -> None:
+        sock.settimeout(0.3)  # a client's hello never ends like a head
+        handler(sock)
+
+    with raw_server(spoken) as server:
+        transport = make(tls=trusting)
+        failed(lambda: ask(transport, "127.0.0.1", server.port, "https"), httpx.ConnectError)
+
+
+def test_a_handshake_without_an_answer_ends_at_the_deadline(
+    make: Make, trusting: ssl.SSLContext
+) -> None:
+    with raw_server(silence) as server:
+        transport = make(tls=trusting, timeout=0.3)
+
+        def act() -> None:
+            failed(lambda: ask(transport, "127.0.0.1", server.port, "https"), httpx.ConnectTimeout)
+
+        assert 0.25 < seconds_of(act) < 0.3 + 5 * TICK
+
+
+def test_a_handshake_can_be_interrupted(make: Make, trusting: ssl.SSLContext) -> None:
+    stop = threading.Event()
+
+    def handler(sock: socket.socket) -> None:
+        sock.recv(1)
+        stop.set()
+        read_head(sock)
+
+    with raw_server(handler) as server:
+        transport = make(tls=trusting, interrupted=stop.is_set)
+        error = failed(
+            lambda: ask(transport, "127.0.0.1", server.port, "https"), httpx.ConnectError
+        )
+        assert "interrupted" in str(error)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [OK + b"\r\nhell", OK + b"Content-Length: 5\r\n\r\nhell"],
+    ids=["until close", "counted"],
+)
+def test_an_unclean_end_under_tls_is_an_error(
+    make: Make, server_tls: ssl.SSLContext, trusting: ssl.SSLContext, start: bytes
+) -> None:
+    with raw_server(answers(start), tls=server_tls) as server:  # closes without close_notify
+        transport = make(tls=trusting)
+        with pytest.raises(httpx.ReadError):
+            fetched(transport, server, scheme="https")
+
+
+def test_a_clean_end_under_tls_ends_the_body(
+    make: Make, server_tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    def handler(sock: socket.socket) -> None:
+        assert isinstance(sock, ssl.SSLSocket)
+        read_head(sock)
+        sock.sendall(OK + b"\r\nhello")
+        sock.unwrap()
+
+    with raw_server(handler, tls=server_tls) as server:
+        assert fetched(make(tls=trusting), server, scheme="https") == b"hello"
+
+
+def test_a_context_that_hides_a_cut_is_set_right(
+    make: Make, server_tls: ssl.SSLContext, authority: trustme.CA
+) -> None:
+    lenient = ssl.create_default_context()
+    authority.configure_trust(lenient)
+    lenient.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    with raw_server(answers(OK + b"\r\nhell"), tls=server_tls) as server:
+        transport = make(tls=lenient)
+        with pytest.raises(httpx.ReadError):
+            fetched(transport, server, scheme="https")
+
+
+def spliced(sock: socket.socket, upstream: tuple[str, int], limit: int) -> None:
+    """Pass a TLS conversation on to `upstream`, and end it `limit` bytes into the answers."""
+    with socket.create_connection(upstream, timeout=5) as behind:
+
+        def up() -> None:
+            with contextlib.suppress(OSError):
+                while data := sock.recv(4096):
+                    behind.sendall(data)
+
+        thread = threading.Thread(target=up)
+        thread.start()
+        left = limit
+        while left and (data := behind.recv(min(left, 4096))):
+            sock.sendall(data)
+            left -= len(data)
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_a_tls_record_cut_in_the_middle_is_a_read_error(
+    make: Make, server_tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    reply = OK + b"Content-Length: 64000\r\n\r\n" + bytes(64000)
+    with raw_server(answers(reply), tls=server_tls) as server:
+        behind = ("127.0.0.1", server.port)
+        with raw_server(lambda sock: spliced(sock, behind, 40_000)) as front:
+            response = get(make(tls=trusting), front, scheme="https")
+            body, view, got = body_of(response), memoryview(bytearray(65536)), 0
+            with pytest.raises(httpx.ReadError):
+                while True:
+                    with contextlib.suppress(TimeoutError):
+                        got += body.readinto(view)
+            assert 16_000 < got < 40_000
+            response.close()
