@@ -8,11 +8,12 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from segdl.cli import shell
+from segdl.cli import shell, signals
 from segdl.core.manifest import Manifest
 from segdl.version import VERSION
 from tests.commands import (
@@ -25,6 +26,7 @@ from tests.commands import (
 )
 from tests.faults import FaultServer, faults
 from tests.orders import CANARY, NAME, PATH, QUERY, SIZE, Case, Proof, files_under, made
+from tests.servers import SeaweedFS
 
 DATA = made(SIZE)
 SLOW = made(4 * 2**20)  # lasts four seconds at 1 MiB/s
@@ -60,7 +62,7 @@ def test_version_imports_nothing_that_takes_time(tmp_path: Path) -> None:
     imported = set(re.findall(r"\| +([\w.]+)$", ended.stderr, re.MULTILINE))
     assert "segdl.cli" in imported
     assert not imported & {
-        "argparse", "asyncio", "dataclasses", "h11", "httpx", "re", "ssl", "tqdm", "xxhash", "yaml",
+        "argparse", "asyncio", "dataclasses", "h11", "httpx", "ssl", "tqdm", "xxhash", "yaml",
     }  # fmt: skip
 
 
@@ -147,7 +149,7 @@ def test_one_argument_is_enough(case: Case) -> None:
     )
     again = segdl("get", "order.json", cwd=case.folder)
     assert again.stdout.splitlines() == [
-        "Delivered 1 of 1 file (1 of them were here already) in SO-1: 268.1 KiB",
+        "Delivered 1 of 1 file (1 of them here already) in SO-1: 268.1 KiB",
         "Proof: 1 by sha256",
     ]
 
@@ -434,43 +436,48 @@ def test_a_signal_ends_it_within_two_seconds_and_a_later_run_fetches_the_rest(
 
 @pytest.mark.parametrize("number", ENDING)
 def test_a_signal_before_anything_is_fetched(number: signal.Signals, tmp_path: Path) -> None:
-    """It waits for a manifest on standard input that does not come."""
-    with running("-", cwd=tmp_path, env={"PYTHONUNBUFFERED": "1"}, prepare=WAITING) as child:
-        assert child.process.stdout is not None
-        child.process.stdout.readline()
+    """It waits for a manifest that does not come, from a pipe."""
+    pipe = tmp_path / "order.yaml"
+    os.mkfifo(pipe)
+    with running(pipe, cwd=tmp_path) as child, pipe.open("w"):  # open when segdl reads
         code, seconds, err = child.stop(number)
     assert (code, seconds < 2) == (128 + number, True)
     assert err == "segdl: stopped; all that was fetched is kept\n"
 
 
-# Tells when the process is about to read its standard input: then all signals are heard.
-WAITING = """
-import sysconfig, pathlib
-hook = "import os, sys; sys.addaudithook(lambda e, a: e == 'import' and a[0] == 'yaml' and print())"
-pathlib.Path("usercustomize.py").write_text(hook)
-os.environ["PYTHONPATH"] += os.pathsep + os.getcwd()
+STUBBORN = r"""
+import os, time
+from segdl.cli.signals import Signals
+from segdl.engine.control import Control
+class Stubborn(Control):
+    def cancel(self, code):
+        os.write(1, b"heard\n")
+with Signals() as signals, signals.steering(Stubborn()):
+    os.write(1, b"ready\n")
+    while True:
+        time.sleep(60)
 """
 
 
-def test_the_second_signal_ends_it_at_once(tmp_path: Path) -> None:
-    """A run that does not heed its control."""
-    stubborn = (
-        "import time\n"
-        "from segdl.cli.signals import Signals\n"
-        "from segdl.engine.control import Control\n"
-        "with Signals() as signals, signals.steering(Control()):\n"
-        "    print('ready', flush=True)\n"
-        "    while True:\n"
-        "        time.sleep(60)\n"
-    )
+@pytest.mark.parametrize(
+    ("signals", "least", "most"), [(1, signals.GRACE, 2.0), (2, 0.0, signals.GRACE)]
+)
+def test_what_does_not_heed_the_first_signal_ends_by_the_second_or_by_itself(
+    signals: int, least: float, most: float, tmp_path: Path
+) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", stubborn], env=environment(tmp_path), stdout=subprocess.PIPE
+        [sys.executable, "-c", STUBBORN], env=environment(tmp_path), stdout=subprocess.PIPE
     ) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        child.send_signal(signal.SIGTERM)
-        child.send_signal(signal.SIGTERM)
-        assert child.wait(timeout=5) == 143
+        try:
+            assert child.stdout is not None
+            for said in (b"ready\n", b"heard\n")[:signals]:
+                assert child.stdout.readline() == said
+                began = time.monotonic()
+                child.send_signal(signal.SIGTERM)
+            assert child.wait(timeout=5) == 143
+            assert least <= time.monotonic() - began < most
+        finally:
+            child.kill()
 
 
 def test_nohup_is_heeded(case: Case) -> None:
@@ -567,7 +574,6 @@ def test_ndjson_is_alone_on_standard_output(case: Case) -> None:
         "bytes": SIZE, "seconds": events[-1]["seconds"], "exit_code": ended.returncode,
     }  # fmt: skip
     assert "Delivered 1 of 2 files in out" in ended.stderr
-    assert os.linesep == "\n"
 
 
 def test_what_was_there_already_is_told_too(case: Case) -> None:
@@ -576,3 +582,53 @@ def test_what_was_there_already_is_told_too(case: Case) -> None:
     events = [json.loads(line) for line in get(case, "--progress", "json").stdout.splitlines()]
     done = [event for event in events if event["event"] == "target_done"]
     assert [(event["target"], event["fetched"]) for event in done] == [(NAME, False)]
+
+
+# -- demo ------------------------------------------------------------------------------------------
+
+
+def test_the_demo(seaweed: SeaweedFS, tmp_path: Path) -> None:
+    """Small, but with all that it shows. It starts a server of its own: `seaweed` only skips."""
+    words = ("demo", "--files", "6", "--size", "4MiB", "--dir", tmp_path / "here")
+    ended = segdl(*words, cwd=tmp_path, env={"SEGDL_LIMIT_RATE": "1KiB"})
+    assert ended.returncode == 0
+    total = int(re.findall(r"of (\d+) bytes were held", ended.stdout)[0])
+    held = int(re.findall(r"held by the first run: (\d+) bytes", ended.stdout)[0])
+    fetched = int(re.findall(r"fetched by the second run: (\d+) bytes", ended.stdout)[0])
+    assert total // 2 <= held <= total < 6 * 4 * 2**20
+    assert fetched == total - held
+    assert "of what was held, fetched again: 0 bytes" in ended.stdout
+    assert "6 good" in ended.stdout
+    assert "X-Amz" not in ended.stdout + ended.stderr
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_the_demo_cleans_up_after_ctrl_c(seaweed: SeaweedFS, tmp_path: Path) -> None:
+    words = ("demo", "--files", "4", "--size", "4MiB", "--dir", tmp_path / "here")
+    with running(*words, cwd=tmp_path) as child:
+        assert child.process.stdout is not None
+        for line in child.process.stdout:
+            if line.startswith("$ segdl get"):
+                break
+        pid = child.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        assert child.stop(signal.SIGINT)[0] == 130
+    assert list((tmp_path / "here").iterdir()) == []
+    assert children and not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
+DEMO = "import segdl.cli; sys.exit(segdl.cli.main(['demo']))"
+
+
+@pytest.mark.parametrize("missing", ["boto3", "program"])
+def test_the_demo_without_its_extra(missing: str, tmp_path: Path) -> None:
+    """Without boto3, or with boto3 and without any server."""
+    hidden = "sys.modules['boto3'] = None"
+    if missing == "program":
+        hidden = "import segdl.publish.servers as s; s.find = lambda *names: None"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"import sys; {hidden}; {DEMO}"],
+        cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == ("segdl: the demo needs its own S3 server: pip install 'segdl[demo]'\n")

@@ -39,6 +39,7 @@ from tests.orders import (
 
 DATA = made(SIZE)
 ALL = (Proof.DIGEST, Proof.ETAG, Proof.NOTHING)
+ONE = (Proof.ETAG,)  # for rows that are not about content
 GRADES = {
     Proof.DIGEST: Grade.DIGEST,
     Proof.ETAG: Grade.ETAG,
@@ -118,7 +119,7 @@ ROWS = [
     Row("S05-star", faults.total_star(), requests=SEGMENTS),
     refused("S05-star-and-no-size", faults.total_star(), sized=False),
     Row("S05-other-total", faults.total_other(SIZE + 1), code=CONTENT, cause="size",
-        requests=3, landed=0),
+        requests=3, landed=0, proofs=ONE),
     refused("S06-chunked-wrong-label", faults.chunked_206("bytes 1-65536/274489")),
     Row("S06-chunked", faults.chunked_206(), requests=SEGMENTS),
     refused("S06-multipart", faults.multipart()),
@@ -127,8 +128,8 @@ ROWS = [
     refused("S08-login-page-as-206", faults.login_page(206)),
     refused("S08-login-page-later", faults.login_page(), **FIRST_ONLY),
     Row("S08-login-page-once", faults.login_page(), on=2),
-    Row("S08-padded-page-once", faults.padded_login_page(), on=3, proofs=(Proof.ETAG,)),
-    refused("S08-padded-page-later", faults.padded_login_page(), proofs=(Proof.ETAG,),
+    Row("S08-padded-page-once", faults.padded_login_page(), on=3, proofs=ONE),
+    refused("S08-padded-page-later", faults.padded_login_page(), proofs=ONE,
             **FIRST_ONLY),
     Row("S11-gzip-on-some", faults.gzip_label(), on={2, 3}),
     refused("S11-gzip-on-all-but-one", faults.gzip_label(), **FIRST_ONLY),
@@ -147,33 +148,33 @@ ROWS = [
     refused("S13-two-lengths", faults.two_lengths()),
     refused("S13-negative-length", faults.negative_length()),
     refused("S13-length-and-chunked", faults.length_and_chunked()),
-    Row("S13-once", faults.two_lengths(), on=2),
+    Row("S13-once", faults.two_lengths(), on=2, proofs=ONE),
     Row("S14-416-of-no-empty-object", faults.empty_416(), code=CONTENT, cause="size",
-        requests=3, landed=0),
-    Row("S14-416-once", faults.empty_416(with_range=False), on=2),
+        requests=3, landed=0, proofs=ONE),
+    Row("S14-416-once", faults.empty_416(with_range=False), on=2, proofs=ONE),
     Row("S17-signature", faults.s3_error(403, "SignatureDoesNotMatch"), code=LINKS,
-        cause="refused", requests=1, landed=0),
+        cause="refused", requests=1, landed=0, proofs=ONE),
     Row("S17-key", faults.s3_error(403, "InvalidAccessKeyId"), code=LINKS, cause="refused",
-        requests=1, landed=0),
+        requests=1, landed=0, proofs=ONE),
     Row("S17-denied", faults.s3_error(403, "AccessDenied", "Access Denied."), code=LINKS,
-        cause="refused", requests=1, landed=0),
-    Row("S17-401", faults.status(401), code=LINKS, cause="refused", requests=1, landed=0),
+        cause="refused", requests=1, landed=0, proofs=ONE),
+    Row("S17-401", faults.status(401), code=LINKS, cause="refused", requests=1, landed=0, proofs=ONE),
     Row("S17-404", faults.s3_error(404, "NoSuchKey"), code=LINKS, cause="refused", requests=1,
-        landed=0),
-    Row("S17-410", faults.status(410), code=LINKS, cause="refused", requests=1, landed=0),
-    Row("S19-500-a-few-times", faults.status(500), on={1}, requests=SEGMENTS + 1),
-    Row("S19-502-in-between", faults.status(502), on={3}, requests=2 * SEGMENTS),
-    Row("S19-504-in-between", faults.status(504), on={3}, requests=2 * SEGMENTS),
+        landed=0, proofs=ONE),
+    Row("S17-410", faults.status(410), code=LINKS, cause="refused", requests=1, landed=0, proofs=ONE),
+    Row("S19-500-a-few-times", faults.status(500), on={1}, requests=SEGMENTS + 1, proofs=ONE),
+    Row("S19-502-in-between", faults.status(502), on={3}, requests=2 * SEGMENTS, proofs=ONE),
+    Row("S19-504-in-between", faults.status(504), on={3}, requests=2 * SEGMENTS, proofs=ONE),
     refused("S19-503-for-ever", faults.slow_down(None), requests=4),
     refused("S20-error-as-200", faults.error_200()),
     refused("S22-interim-answers", faults.endless_1xx()),
     refused("S22-headers", faults.endless_headers()),
-    Row("S22-body", faults.endless_body(), requests=SEGMENTS),
+    Row("S22-body", faults.endless_body(), requests=SEGMENTS, proofs=ONE),
     Row("S22-body-without-length", faults.endless_body(declared=False), requests=SEGMENTS),
-    Row("S23-connection-close", faults.connection_close(), requests=SEGMENTS),
-    Row("S23-http10", faults.http10(), requests=SEGMENTS),
-    Row("S23-lying-keep-alive", faults.lying_keep_alive()),
-    Row("S23-lying-keep-alive-late", faults.lying_keep_alive(late=True)),
+    Row("S23-connection-close", faults.connection_close(), requests=SEGMENTS, proofs=ONE),
+    Row("S23-http10", faults.http10(), requests=SEGMENTS, proofs=ONE),
+    Row("S23-lying-keep-alive", faults.lying_keep_alive(), proofs=ONE),
+    Row("S23-lying-keep-alive-late", faults.lying_keep_alive(late=True), proofs=ONE),
     refused("other-204", faults.status(204)),
     refused("other-304", faults.status(304)),
     refused("other-no-ranges-of-a-page", faults.chain(faults.whole_200(), faults.login_page())),
@@ -213,9 +214,9 @@ def test_s03_a_label_that_says_nothing(case: Case, text: str) -> None:
     """S03: no `Content-Range` that cannot be read lets a byte through."""
     case.put(DATA, proof=Proof.NOTHING)
     case.server.script(PATH, faults.unparsable_range(text))
-    run = case.run()
+    run = case.run(retries=0)
     assert (run.code, run.error().cause, run.report.bytes) == (NETWORK, "unreachable", 0)
-    assert len(case.server.requests) == 2
+    assert len(case.server.requests) == 1
     case.check_no_data()
     case.finish()
 
@@ -321,7 +322,7 @@ def test_s08_a_padded_page_first(case: Case) -> None:
     case.check_delivered()
 
 
-@pytest.mark.parametrize("delta", [-1, 1, SEGMENT, -SIZE])
+@pytest.mark.parametrize("delta", [-1, 1, -SIZE])
 @pytest.mark.parametrize("whole", [False, True], ids=["ranged", "whole"])
 def test_another_size_than_the_manifest_says(case: Case, delta: int, whole: bool) -> None:
     case.put(DATA, proof=Proof.NOTHING)
@@ -544,10 +545,13 @@ def replacing(case: Case, fresh: bytes, etag: str | None = None) -> Fault:
 def test_s09_replaced_in_the_middle(
     case: Case, size: int, conditions: bool, connections: int
 ) -> None:
-    """The result is the new object from its first byte to its last."""
+    """The result is the new object from its first byte to its last.
+
+    Or the old one, where other connections had asked for all of it before it was replaced.
+    """
     fresh = made(size, 2)
     case.put(DATA, sized=False)
-    case.may_hold(NAME, fresh)
+    case.may_hold(NAME, fresh, *[DATA] * (connections - 1))
     if not conditions:
         case.server.script(PATH, faults.unconditional())
     case.server.script(PATH, replacing(case, fresh), on=3)
@@ -555,8 +559,9 @@ def test_s09_replaced_in_the_middle(
     assert run.code is DONE
     case.check_delivered()
     assert run.report.receipts[0].grade is Grade.ETAG
-    assert "stale" in {event.cause for event in run.of(events.Retry)}
     assert case.server.sent() <= SIZE + size
+    if connections == 1:
+        assert "stale" in {event.cause for event in run.of(events.Retry)}
 
 
 def test_s09_without_an_etag_the_date_tells(case: Case) -> None:
@@ -1097,8 +1102,7 @@ def test_headers_by_origin(case: Case, elsewhere: FaultServer) -> None:
 def test_connections_are_never_more(case: Case, connections: int) -> None:
     for number in range(6):
         case.put(made(3 * SEGMENT, number), f"/{number}.7z")
-    case.server.script(EVERY_PATH, faults.cut(1000), on={2, 5, 9})
-    case.server.script(EVERY_PATH, faults.lying_keep_alive(late=True), on={3, 7})
+    case.server.script(EVERY_PATH, faults.slow_down(0), on={2, 5, 9})
     assert case.run(connections=connections).code is DONE
     case.check_delivered()
     assert case.server.peak <= connections

@@ -6,12 +6,15 @@ from datetime import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segdl.core import options
 from segdl.core.errors import ExitCode, UsageError
 from segdl.core.options import Options, RateLimit, RateWindow
+
+settings.register_profile("patient", deadline=None)  # a busy machine is no fault
+settings.load_profile("patient")
 
 WORDS = st.one_of(
     st.text(max_size=30), st.from_regex(r"[-+]?[0-9.]{0,22} ?[a-zA-Zµ]{0,4}", fullmatch=True)

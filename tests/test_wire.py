@@ -30,16 +30,25 @@ FIVE = OK + b"Content-Length: 5\r\n\r\nhello"
 Make = Callable[..., WireTransport]
 
 
+def after(seconds: float) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """`make(**options)`: a WireTransport that is closed at the end of the test."""
+    """`make(**options)`: a WireTransport that is closed at the end of the test.
+
+    It is interrupted when a test takes longer than any should, for no failure to hang.
+    """
+    over = after(10)
     with contextlib.ExitStack() as stack:
 
         def made(
             *,
             tls: ssl.SSLContext | None = None,
             timeout: float = 5.0,
-            interrupted: Callable[[], bool] = lambda: False,
+            interrupted: Callable[[], bool] = over,
             connect_to: dict[tuple[str, int], tuple[str, int]] | None = None,
             tick: float = TICK,
             window: int = 512 * 1024,
@@ -78,8 +87,10 @@ def body_of(response: httpx.Response) -> Body:
 def drained(response: httpx.Response, size: int = 4096) -> bytes:
     """The whole body, read through views of `size` bytes, its connection given back."""
     body, view, found = body_of(response), memoryview(bytearray(size)), b""
+    over = after(3)
     with contextlib.closing(response):
         while True:
+            assert not over(), f"no end after {len(found)} bytes"
             with contextlib.suppress(TimeoutError):
                 count = body.readinto(view)
                 if not count:
@@ -695,7 +706,7 @@ def test_framing_without_data_does_not_hold_the_caller(make: Make) -> None:
     def handler(sock: socket.socket) -> None:
         read_head(sock)
         sock.sendall(start)
-        while True:
+        for _ in range(200):
             sock.sendall(b"X")
             time.sleep(0.01)
 
@@ -802,6 +813,32 @@ def test_abort_wakes_a_blocked_read_under_tls(
         response.close()
 
 
+def test_abort_never_passes_ciphertext_for_body(
+    make: Make, server_tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    """`SSLSocket.shutdown()` would: it drops the TLS layer, and what has come in is read raw."""
+    begun, sent = threading.Event(), threading.Event()
+
+    def handler(sock: socket.socket) -> None:
+        read_head(sock)
+        sock.sendall(OK + b"Content-Length: 9999\r\n\r\nh")
+        assert begun.wait(5)
+        sock.sendall(b"h" * 1000)
+        sent.set()
+        read_head(sock)
+
+    with raw_server(handler, tls=server_tls) as server:
+        transport = make(tls=trusting)
+        response = get(transport, server, scheme="https")
+        begun.set()
+        assert sent.wait(5)
+        transport.abort()
+        with contextlib.closing(response), pytest.raises(httpx.ReadError):
+            body, view = body_of(response), memoryview(bytearray(4096))
+            while count := body.readinto(view):
+                assert view[:count] == b"h" * count
+
+
 def test_the_transport_goes_on_after_abort(make: Make) -> None:
     with raw_server(forever(FIVE)) as server:
         transport = make()
@@ -889,7 +926,7 @@ def address(place: tuple[str, int]) -> Address:
 def test_a_dead_first_address_leaves_time_for_the_second(
     request: pytest.FixtureRequest, first: str
 ) -> None:
-    patience = Patience(0.6, TICK, lambda: False)
+    patience = Patience(0.6, TICK, after(5))
     dead: tuple[str, int] = request.getfixturevalue(first)
     with raw_server(silence) as server:
         addresses = [address(dead), address(("127.0.0.1", server.port))]
@@ -903,7 +940,7 @@ def test_a_dead_first_address_leaves_time_for_the_second(
 def test_the_last_address_gets_the_time_that_is_left(
     refusing: tuple[str, int], full: tuple[str, int]
 ) -> None:
-    patience = Patience(0.4, TICK, lambda: False)
+    patience = Patience(0.4, TICK, after(5))
     addresses = [address(refusing), address(refusing), address(full)]
 
     def connect() -> None:
@@ -1012,7 +1049,7 @@ def test_tickets_alone_do_not_make_an_idle_connection_doubtful(
     server_tls: ssl.SSLContext, trusting: ssl.SSLContext
 ) -> None:
     """Before its first exchange a connection under TLS 1.3 holds tickets, and nothing else."""
-    patience = Patience(5, TICK, lambda: False)
+    patience = Patience(5, TICK, after(5))
     with raw_server(silence, tls=server_tls) as server:
         place = ("127.0.0.1", server.port)
         channel = dial(Origin("https", *place), place, lambda: trusting, 0, patience)

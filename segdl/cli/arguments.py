@@ -56,7 +56,7 @@ def _line(action: argparse.Action) -> str:
     flags = ", ".join(action.option_strings)
     flags = flags if action.option_strings[:1] != action.option_strings[-1:] else f"    {flags}"
     metavar = action.metavar if isinstance(action.metavar, str) else ""
-    return f"  {f'{flags} {metavar}'.rstrip():<31} {action.help}"
+    return f"  {f'{flags} {metavar}'.rstrip():<25} {action.help}"
 
 
 def add_directory(parser: Parser) -> None:

@@ -50,7 +50,7 @@ def run(arguments: list[str], signals: Signals) -> int:
     files, size = _numbers(given.files, given.size)
     server = _server()
     with _folder(given.dir, keep=given.keep) as folder:
-        _Demo(folder, files, size).run(server)
+        _Demo(folder, files, size, signals).run(server)
     return ExitCode.DONE
 
 
@@ -109,13 +109,14 @@ class DemoError(SegdlError):
 class _Demo:
     """One demonstration, in one folder."""
 
-    def __init__(self, folder: Path, files: int, size: int) -> None:
+    def __init__(self, folder: Path, files: int, size: int, signals: Signals) -> None:
         self._originals = folder / "originals"
         self._manifest = folder / "order.yaml"
         self._out = folder / "out"
         self._folder = folder
         self._files = files
         self._size = size
+        self._signals = signals
 
     def run(self, server: S3Server) -> None:
         """Show it all. Raises DemoError if segdl did not do what it promises."""
@@ -208,12 +209,13 @@ class _Demo:
         print(f"\n$ segdl {' '.join(words)}", flush=True)
         command = [sys.executable, "-m", "segdl", *words]
         with ExitStack() as stack:
-            child = stack.enter_context(
-                subprocess.Popen(
-                    command, cwd=self._folder, env=_environment(), stdout=stdout, text=True
+            with self._signals.held():  # or nobody would know the child
+                child = stack.enter_context(
+                    subprocess.Popen(
+                        command, cwd=self._folder, env=_environment(), stdout=stdout, text=True
+                    )
                 )
-            )
-            stack.callback(child.kill)
+                stack.callback(child.kill)
             yield child
 
     # -- what was shown ----------------------------------------------------------------------------

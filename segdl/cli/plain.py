@@ -13,7 +13,7 @@ from segdl.core.events import Event, OrderFinished, OrderStarted, Progress, Targ
 
 EVERY = 30.0  # seconds: a log of days stays readable
 SOONEST = 1.0  # seconds between two lines of progress, however fast it goes
-STEP = 0.1  # of the order: the other occasion for a line
+STEPS = 10  # parts of the order: the other occasion for a line
 
 
 class Plain:
@@ -66,7 +66,7 @@ class Plain:
 
 
 def _steps(count: int, total: int | None) -> int:
-    return int(count / total / STEP) if total else 0
+    return count * STEPS // total if total else 0
 
 
 def _amount(event: Progress) -> str:

@@ -27,7 +27,7 @@ _HELP = """\
 usage: segdl COMMAND ...            `segdl MANIFEST` is `segdl get MANIFEST`
 example: segdl order.yaml -o out
 {commands}
-`segdl COMMAND --help` shows a command's options, `segdl --version` the version.
+`segdl COMMAND --help` shows its options, `segdl --version` the version.
 """
 _QUERY = re.compile(r"(https?://[^\s?#'\"]*)\?[^\s'\"]*", re.IGNORECASE)
 

@@ -31,7 +31,7 @@ def summary(report: Report, manifest: str, output: Path) -> Iterator[str]:
 def _delivered(report: Report, output: Path) -> str:
     total = wording.count(len(report.receipts) + len(report.failures), "file")
     before = sum(r.path in report.skipped for r in report.receipts)
-    here = f" ({before} of them were here already)" if before else ""
+    here = f" ({before} of them here already)" if before else ""
     held = wording.size(sum(r.size for r in report.receipts))
     return f"Delivered {len(report.receipts)} of {total}{here} in {printable(str(output))}: {held}"
 

@@ -65,12 +65,14 @@ def look(directory: Path, manifest: Manifest | None, options: Options) -> tuple[
 
 def told(findings: Iterable[Finding]) -> Iterator[str]:
     """A line for each file that is not good, and how many are what."""
+    from segdl.engine.verify import Verdict
+
     counts: Counter[str] = Counter()
     for finding in findings:
         counts[finding.verdict.value] += 1
-        if finding.verdict.value != "good":
+        if finding.verdict is not Verdict.GOOD:
             yield _line(finding)
-    yield ", ".join(f"{number} {verdict}" for verdict, number in counts.items()) or "no files"
+    yield ", ".join(f"{counts[name]} {name}" for name in Verdict if counts[name]) or "no files"
 
 
 def verdict(findings: Iterable[Finding]) -> ExitCode:

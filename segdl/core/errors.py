@@ -19,6 +19,7 @@ import errno
 import os
 from dataclasses import dataclass
 from enum import IntEnum
+from io import UnsupportedOperation
 from typing import Self
 
 
@@ -199,6 +200,9 @@ class DiskFullError(DiskError):
         self.missing = missing
 
 
+_MISFITS = {errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ESPIPE, errno.ENXIO}
+
+
 def disk_error(error: OSError) -> DiskError:
     """What an error of the local disk means, in one sentence that says what to do."""
     reason = os.strerror(error.errno) if error.errno else "it failed"
@@ -208,8 +212,10 @@ def disk_error(error: OSError) -> DiskError:
         return DiskError(f"too many files are open ({reason}): raise `ulimit -n` and run again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return DiskError(f"segdl may not write there ({reason}): mend the rights and run again")
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return OccupiedError("a link or a file stands where a folder should be: take it away")
+    if error.errno in _MISFITS or isinstance(error, UnsupportedOperation):
+        return OccupiedError(
+            "something else stands where a file or a folder of segdl's should be: take it away"
+        )
     return DiskError(f"the disk failed ({reason}): mend it and run again")
 
 

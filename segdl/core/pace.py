@@ -46,19 +46,24 @@ class StallWatch:
         self._seen.clear()
 
 
+_CREDIT = 0.1  # seconds of the rate that idle time can save up
+
+
 @dataclass(slots=True)
 class Bucket:
     """A rate limit shared by all connections: bytes are paid for after they came."""
 
-    _paid_until: float = 0.0
+    _owed: float = 0.0  # bytes; below 0 is credit
+    _since: float = 0.0
 
     def take(self, now: float, count: int, rate: int | None) -> float:
         """Seconds to wait after `count` more bytes at `rate` bytes a second (None: no limit)."""
+        passed, self._since = now - self._since, now
         if rate is None:
-            self._paid_until = now
+            self._owed = 0.0
             return 0.0
-        self._paid_until = max(self._paid_until, now - 0.1) + count / rate
-        return max(0.0, self._paid_until - now)
+        self._owed = max(self._owed - passed * rate, -_CREDIT * rate) + count
+        return max(0.0, self._owed / rate)
 
 
 FEWEST, FIRST, MOST = 1, 4, 16  # connections of `auto`

@@ -195,6 +195,11 @@ class Job:
     def host(self) -> str:
         return self.hosts[self.mirror]
 
+    @property
+    def due(self) -> bool:
+        """Whether to recheck now; an earlier recheck may still be under way."""
+        return self.recheck and -1 not in self.busy
+
 
 class Schedule:
     """The order's queue. Not thread-safe: callers hold one lock around every call."""
@@ -281,7 +286,7 @@ class Schedule:
         entry.started = True
         self._fresh.pop(chosen, None)
         self._active[chosen] = None
-        if entry.recheck:
+        if entry.due:
             entry.recheck = False
             entry.busy[-1] = worker
             return Recheck(chosen, entry.epoch)
@@ -312,7 +317,7 @@ class Schedule:
         return best[3] if best is not None else None
 
     def _ready(self, entry: Job, worker: int, now: float) -> bool:
-        if entry.recheck:
+        if entry.due:
             return True
         if not entry.missing or (not entry.pinned and (entry.busy or entry.missing.lowest)):
             return False
@@ -348,6 +353,11 @@ class Schedule:
         later = [t for t in times if t > now]
         return Wait(min(later) if later else None)
 
+    def owns(self, worker: int) -> bool:
+        """Whether a target waits for this worker alone: it reads the one stream."""
+        streams = (self._jobs[job] for job in self._active if self._jobs[job].stream)
+        return any(entry.owner == worker for entry in streams)
+
     # -- reporting back --------------------------------------------------------------------------
 
     def current(self, work: Work) -> bool:
@@ -356,13 +366,20 @@ class Schedule:
         return entry.state is not State.OVER and entry.epoch == work.epoch
 
     def answered(self, work: Fetch, worker: int) -> None:
-        """The host gave an answer that was believed."""
-        hold = self._holds.get(work.host)
-        if hold is not None and hold.probing in (worker, None):
+        """The host gave an answer that was believed.
+
+        Of a host that is held back only the probe's answer counts: others were asked for before.
+        """
+        if self._unprobe(work, worker):
             del self._holds[work.host]
         entry = self._jobs[work.job]
-        if (work.issue, work.mirror) == (entry.issue, entry.mirror):
+        if self._still(work, entry):
             entry.hold = None
+
+    @staticmethod
+    def _still(work: Fetch, entry: Job) -> bool:
+        """Whether the job is still asked for at the URL that this work is of."""
+        return (work.issue, work.mirror) == (entry.issue, entry.mirror)
 
     def progressed(self, work: Fetch) -> None:
         """A byte came beyond the furthest that was reached: the tries start from none again."""
@@ -410,7 +427,7 @@ class Schedule:
         entry.count, entry.pinned, entry.recheck = count, False, False
         entry.stream, entry.owner = False, None
 
-    def settle(self, work: Fetch, worker: int, error: SegdlError, now: float) -> Decision:
+    def settle(self, work: Work, worker: int, error: SegdlError, now: float) -> Decision:
         """What becomes of failed work. The segment has been put back where that is right."""
         held_back = self._unprobe(work, worker)
         entry = self._jobs[work.job]
@@ -418,6 +435,8 @@ class Schedule:
             if entry.epoch == work.epoch:  # it is over, but may be taken up again
                 self._put_back(entry, work)
             return Ignore()
+        if isinstance(work, Recheck):
+            return self._give_up(work, error)
         match error:
             case BusyError():
                 return self._busy(work, entry, error, now)
@@ -442,10 +461,11 @@ class Schedule:
             hold.until = max(hold.until, now + (error.retry_after or 0.0))
             return Again(hold.until - now, work.host)
         hold = self._holds[work.host] = self._longer(hold, error, now)
-        entry.hold = self._longer(entry.hold, error, now)
         if now - hold.since >= self._patience:
             return self._forsake(work.host, error)
-        if now - entry.hold.since >= self._patience:  # the host answers for others
+        if self._still(work, entry):
+            entry.hold = self._longer(entry.hold, error, now)
+        if entry.hold and now - entry.hold.since >= self._patience:  # the host answers for others
             final = _exhausted(error, "patience is used up")
             return self._mirror(work, entry) or self._give_up(work, final)
         return Again(hold.until - now, work.host)
@@ -523,7 +543,7 @@ class Schedule:
         self._close(work.job)
         return Pause()
 
-    def _give_up(self, work: Fetch, error: SegdlError) -> Decision:
+    def _give_up(self, work: Work, error: SegdlError) -> Decision:
         self._put_back(self._jobs[work.job], work)
         self.over(work.job)
         return GiveUp((work.job,), error)

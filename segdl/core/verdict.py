@@ -232,7 +232,9 @@ def _misanswered(head: Head, what: str) -> MisansweredError:
 _EXPIRED_CODES = {
     "ExpiredRequest", "RequestExpired", "ExpiredToken", "TokenExpired", "RequestTimeTooSkewed",
 }  # fmt: skip
-_EXPIRED_WORDS = re.compile(r"expired|too old|not valid in the (specified )?(key )?time frame", re.IGNORECASE)
+_EXPIRED_WORDS = re.compile(
+    r"expired|too old|not valid in the (specified )?(key )?time frame", re.IGNORECASE
+)
 _UNMISTAKABLE = {"SignatureDoesNotMatch", "InvalidAccessKeyId", "NoSuchBucket", "NoSuchKey"}
 
 
@@ -244,7 +246,8 @@ def refusal(ask: Ask, head: Head, now: float) -> SegdlError:
     complaint = read_complaint(head.excerpt)
     date = _http_date(head.get("date"))
     there = now if date is None else date
-    said = f"{head.status} {complaint}".strip()
+    words = str(complaint).removeprefix(str(head.status)).strip()  # nginx's title repeats it
+    said = f"{head.status} {words}".strip()
     code, request_id = complaint.code, complaint.request_id or head.get("x-amz-request-id")
 
     def because(kind: type[SegdlError], message: str) -> SegdlError:

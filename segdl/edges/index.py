@@ -10,8 +10,11 @@ one's; hence no two pins of an index may have the same epoch, unless they are of
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -69,20 +72,15 @@ class Contents:
 def read_index(directory: int) -> Contents:
     """What the index in the folder `directory` says; empty if there is none to be read."""
     contents = Contents()
-    try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        file = os.fdopen(os.open(NAME, flags, dir_fd=directory), "rb")
-    except OSError:
-        return contents
-    with file:
-        try:
-            for line in read_lines(file):
-                try:
-                    contents.take(line)
-                except (KeyError, TypeError, ValueError):
-                    continue
-        except OSError:
-            pass  # an unreadable rest is a damaged rest
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+    def opened(name: str, _: int) -> int:
+        return os.open(name, flags, dir_fd=directory)
+
+    with suppress(OSError), open(NAME, "rb", opener=opened) as file:
+        for line in read_lines(file):  # an unreadable rest is a damaged rest
+            with suppress(KeyError, TypeError, ValueError):
+                contents.take(line)
     return contents
 
 
@@ -99,6 +97,9 @@ class Index:
             os.unlink(NAME, dir_fd=directory)
             self._file = os.open(NAME, flags | os.O_EXCL, 0o600, dir_fd=directory)
             found = os.fstat(self._file)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(self._file)
+            raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
         size = found.st_size
         self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
 

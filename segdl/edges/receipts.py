@@ -71,7 +71,7 @@ def read_receipts(hidden: int) -> dict[str, Receipt]:
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        with os.fdopen(os.open(NAME, flags, dir_fd=hidden), "rb") as file:
+        with open(NAME, "rb", opener=lambda name, _: os.open(name, flags, dir_fd=hidden)) as file:
             return _read(file)
     except OSError:
         return {}

@@ -70,7 +70,9 @@ class Depot:
         with suppress(OSError, ValueError), self.look() as hidden:
             if hidden is not None:
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-                with os.fdopen(os.open("order.json", flags, dir_fd=hidden), "rb") as file:
+                with open(
+                    "order.json", "rb", opener=lambda name, _: os.open(name, flags, dir_fd=hidden)
+                ) as file:
                     facts = json.load(file)
                     return facts if isinstance(facts, dict) else {}
         return {}

@@ -6,6 +6,7 @@ And the first question: whether what stands under the final name is the target a
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from segdl.core.digests import RECORD, hasher
 from segdl.core.errors import ContentError, DiskFullError
@@ -166,7 +167,8 @@ class Delivery:
             resumable=not task.whole,
         )
         self._receipts.append(receipt)
-        self._workspace.remove_work(task.target.path)
+        with suppress(OSError):  # delivered is delivered: what is left goes with the next run
+            self._workspace.remove_work(task.target.path)
         return receipt
 
 

@@ -46,6 +46,7 @@ class Desk:
     def __init__(self, options: Options, delivery: Delivery, emit: Emit) -> None:
         self.tasks: dict[int, Task] = {}
         self.receipts: dict[int, Receipt] = {}
+        self.recognised: set[str] = set()  # paths that were there, without a receipt
         self.failures: dict[int, SegdlError] = {}
         self.busy: dict[int, Fetch] = {}  # worker: what it fetches
         self.landed = 0  # bytes from the network in this run
@@ -84,7 +85,8 @@ class Desk:
         """The next work for a worker, waited for; None when the run is over for it."""
         with self._change:
             while self.stopped is None and not self._finished:
-                if self._paused or worker >= self.allowed:
+                spare = worker >= self.allowed and not self._schedule.owns(worker)
+                if self._paused or spare:
                     self._change.wait()
                     continue
                 now = time.monotonic()
@@ -128,8 +130,10 @@ class Desk:
     def rest(self, seconds: float) -> None:
         """Hold back for a while, or until something changes that may concern everybody."""
         with self._change:
-            deadline = time.monotonic() + seconds
-            while self.stopped is None and (left := deadline - time.monotonic()) > 0:
+            deadline, limit = time.monotonic() + seconds, self._limit
+            while self.stopped is None and self._limit is limit:
+                if (left := deadline - time.monotonic()) <= 0:
+                    return
                 self._change.wait(left)
 
     # -- results in ------------------------------------------------------------------------------
@@ -217,6 +221,8 @@ class Desk:
         task = self.tasks[job]
         with self._change:
             self.receipts[job] = receipt
+            if not fetched:
+                self.recognised.add(receipt.path)
             self.failures.pop(job, None)
             self._schedule.over(job)
             task.over = True
@@ -252,13 +258,9 @@ class Desk:
             error = self._delivery.no_room(self.tasks[work.job], error.message)
         with self._change:
             self.busy.pop(worker, None)
-            if not isinstance(work, Fetch):
-                decision: Decision = GiveUp((work.job,), error)
-                self._schedule.over(work.job)
-            else:
-                if progress:
-                    self._schedule.progressed(work)
-                decision = self._schedule.settle(work, worker, error, time.monotonic())
+            if progress and isinstance(work, Fetch):
+                self._schedule.progressed(work)
+            decision = self._schedule.settle(work, worker, error, time.monotonic())
             self._act(work, error, decision)
             self._change.notify_all()
 

@@ -83,12 +83,15 @@ class Order:
     def _prepare(self, receipts: Mapping[str, Receipt]) -> None:
         under_way = self._workspace.under_way()
         for number, target in enumerate(self._targets):
+            begun = work_name(target.path) in under_way
             try:
                 before = receipts.get(target.path)
-                if before is not None and self._delivery.believed(target, before):
-                    self._delivered[number] = before
-                else:
-                    self._enter(number, target, work_name(target.path) in under_way)
+                if before is None or not self._delivery.believed(target, before):
+                    self._enter(number, target, begun)
+                    continue
+                self._delivered[number] = before
+                if begun:  # a crash came between the receipt and the clean-up
+                    self._workspace.remove_work(target.path)
             except OSError as error:
                 self._failed[number] = disk_error(error)
         started = events.OrderStarted(
@@ -228,7 +231,7 @@ class Order:
             failures=tuple(Failure(p, failures[n].about(p)) for n, p in paths.items()),
             bytes=self._desk.landed,
             seconds=seconds,
-            skipped=frozenset(receipt.path for receipt in self._delivered.values()),
+            skipped=frozenset(r.path for r in self._delivered.values()) | self._desk.recognised,
             stopped=self._desk.stopped if failures else None,
         )
         self._deliver_events(0.0)

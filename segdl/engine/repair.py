@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 
 from segdl.core.manifest import Manifest, Target
 from segdl.core.options import Options
@@ -109,6 +110,7 @@ class _Seed:
             object=receipt.object if receipt and receipt.object in ours else min(ours),
             pin=Pin(total=None if target.slice else check.size, etag=etag),
             epoch=0,
+            offset=target.slice.offset if target.slice else 0,
         )
 
     def _known(self) -> Contents:
@@ -144,6 +146,6 @@ class _Seed:
 
 def _alike(one: Heading, other: Heading) -> bool:
     """Whether two headings are of one object, cut in one way."""
-    return (one.path, one.size, one.segment_size, one.object, one.pin.etag) == (
-        other.path, other.size, other.segment_size, other.object, other.pin.etag,
-    )  # fmt: skip
+    return replace(one, pin=Pin(None, one.pin.etag), epoch=0) == replace(
+        other, pin=Pin(None, other.pin.etag), epoch=0
+    )

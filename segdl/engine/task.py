@@ -84,15 +84,16 @@ class Task:
         self.front = self._new_front(held)
 
     def _same_object(self, heading: Heading) -> bool:
-        """Whether an index may go on: what is left to chance here, `If-Match` and digests settle."""
+        """Whether an index may go on: what this leaves to chance, `If-Match` and digests settle."""
         target = self.target
+        ours = {url.object_name for url in self.urls}
         return (
             heading.path == target.path
             and heading.offset == self.offset
             and heading.size is not None
             and target.size in (None, heading.size)
             and (target.pieces is None or target.pieces.size == heading.segment_size)
-            and (heading.pin.etag is not None or heading.object in {u.object_name for u in self.urls})
+            and (heading.pin.etag is not None or heading.object in ours)
         )
 
     def present(self) -> int:

@@ -77,7 +77,7 @@ class Channel:
         return False
 
     def wake(self) -> None:
-        """End a read that blocks in another thread, and every later one; safe from any thread.
+        """End a read that blocks in another thread; later ones get at most what had come in.
 
         `close()` would leave the reader blocked, and `SSLSocket.shutdown()` drops the TLS layer
         while the reader is inside it, which can hand it ciphertext as if it were body.

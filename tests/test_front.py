@@ -1,0 +1,211 @@
+"""The front on real files: islands in any order, bytes that rot, two threads at once."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from segdl.core.digests import digest
+from segdl.core.manifest import Pieces, Target
+from segdl.core.plan import Layout, Pin, Place, Record
+from segdl.core.proof import Proof
+from segdl.core.urls import parse_url
+from segdl.edges.index import Index, read_index
+from segdl.edges.parts import Part, open_window, part_name
+from segdl.engine.front import MOST_COPIED, Files, Front
+
+SIZE, PIECE = 1_000_001, 100_000
+DATA = random.Random(1).randbytes(SIZE)
+LAYOUT = Layout(SIZE, PIECE)
+NUMBERS = list(LAYOUT.numbers())
+URL = parse_url("http://127.0.0.1/a.7z")
+
+
+def target(*, proven: bool = True, pieces: bool = False) -> Target:
+    values = tuple(digest("xxh64", DATA[s.start : s.stop]) for s in map(LAYOUT.segment, NUMBERS))
+    return Target(
+        "a.7z",
+        (URL,),
+        SIZE,
+        (("sha256", digest("sha256", DATA)),) if proven else (),
+        Pieces(PIECE, "xxh64", values) if pieces else None,
+    )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[Files]:
+    folder = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    opened = Files(folder, open_window(folder, "front"), Index(folder))
+    yield opened
+    opened.index.close()
+    os.close(opened.merged)
+    os.close(folder)
+
+
+def front_of(asked: Target, held: dict[int, Record] | None = None) -> Front:
+    return Front(LAYOUT, Proof(asked, LAYOUT, Pin(SIZE, '"e"')), 0, held or {})
+
+
+def write(front: Front, files: Files, number: int) -> tuple[Record, dict[str, str]]:
+    """Write a segment where the front wants it; it is not held yet."""
+    segment, place = LAYOUT.segment(number), front.place(number)
+    name = part_name(number)
+    file = os.dup(files.merged) if place is Place.FRONT else open_window(files.folder, name)
+    part = Part(file, segment, place, front.proof.of_segment)
+    part.write(memoryview(DATA)[segment.start : segment.stop])
+    record, digests = part.record(), part.digests()
+    part.close()
+    return record, digests
+
+
+def commit(front: Front, files: Files, number: int, lost: list[int]) -> bool:
+    front.hold(*write(front, files, number))
+    return front.advance(files, lost.append)
+
+
+def exact(files: Files) -> bool:
+    return os.pread(files.merged, SIZE + 1, 0) == DATA
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("proven", [True, False], ids=["digest", "no digest"])
+def test_islands_in_any_order(files: Files, seed: int, proven: bool) -> None:
+    order = random.Random(seed).sample(NUMBERS, len(NUMBERS))
+    front, lost = front_of(target(proven=proven)), list[int]()
+    ends = [commit(front, files, number, lost) for number in order]
+    assert ends == [False] * (len(order) - 1) + [True]
+    assert not lost
+    assert exact(files)
+    if proven:
+        assert front.whole["sha256"].hexdigest() == digest("sha256", DATA)
+
+
+def test_in_order_all_is_written_once_and_no_part_file_is_made(
+    files: Files, tmp_path: Path
+) -> None:
+    front = front_of(target())
+    for number in NUMBERS:
+        commit(front, files, number, [])
+    assert exact(files)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["front", "index.jsonl"]
+
+
+def test_part_files_go_once_their_copies_are_flushed_and_recorded(
+    files: Files, tmp_path: Path
+) -> None:
+    front = front_of(target())
+    for number in NUMBERS[1:]:
+        commit(front, files, number, [])
+    assert len(list(tmp_path.glob("*.part"))) == len(NUMBERS) - 1
+    commit(front, files, 0, [])
+    assert len(list(tmp_path.glob("*.part"))) < MOST_COPIED
+
+
+def test_the_end_is_announced_once_to_two_threads(files: Files) -> None:
+    for _ in range(20):
+        front, ends = front_of(target()), list[bool]()
+        parts = [write(front, files, number) for number in NUMBERS]
+        halves = parts[::2], parts[1::2]
+
+        def work(
+            half: list[tuple[Record, dict[str, str]]],
+            front: Front = front,
+            ends: list[bool] = ends,
+        ) -> None:
+            for record, digests in half:
+                front.hold(record, digests)
+                ends.append(front.advance(files, lambda _: None))
+
+        threads = [threading.Thread(target=work, args=(half,)) for half in halves]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert ends.count(True) == 1
+        assert exact(files)
+
+
+def _place(number: int) -> Place:
+    return Place.PART if number % 2 else Place.FRONT
+
+
+@pytest.fixture
+def recovered(files: Files) -> Front:
+    """A front over what a process that is gone has left, all of it good."""
+    records = {}
+    for number in NUMBERS:
+        segment, place = LAYOUT.segment(number), _place(number)
+        name = part_name(number)
+        file = os.dup(files.merged) if place is Place.FRONT else open_window(files.folder, name)
+        part = Part(file, segment, place)
+        part.write(memoryview(DATA)[segment.start : segment.stop])
+        records[number] = part.record()
+        part.close()
+    return front_of(target(), records)
+
+
+def test_what_was_held_before_is_merged_after_a_look(files: Files, recovered: Front) -> None:
+    assert recovered.advance(files, lambda _: None)
+    assert exact(files)
+    assert recovered.whole["sha256"].hexdigest() == digest("sha256", DATA)
+
+
+@pytest.mark.parametrize("number", [0, 3, 4, NUMBERS[-1]])
+@pytest.mark.parametrize("damage", ["flip", "zeros", "gone"])
+def test_what_rots_is_lost_and_fetched_again_in_its_place(
+    files: Files, tmp_path: Path, recovered: Front, number: int, damage: str
+) -> None:
+    segment = LAYOUT.segment(number)
+    island = _place(number) is Place.PART
+    path = tmp_path / (part_name(number) if island else "front")
+    at = 0 if island else segment.start
+    content = bytearray(path.read_bytes())
+    match damage:
+        case "flip":
+            content[at + segment.length - 1] ^= 1
+        case "zeros":
+            content[at : at + segment.length] = bytes(segment.length)
+        case "gone":
+            del content[at:]
+    path.write_bytes(content)
+    lost: list[int] = []
+    assert not recovered.advance(files, lost.append)
+    while lost:
+        again = lost.pop()
+        done = commit(recovered, files, again, lost)
+    assert done
+    assert exact(files)
+    assert recovered.whole["sha256"].hexdigest() == digest("sha256", DATA)
+
+
+def test_a_lost_segment_is_taken_out_of_the_index(files: Files, recovered: Front) -> None:
+    os.pwrite(files.merged, b"rot", 5)
+    files.index.held(recovered.held[0], 0)
+    recovered.advance(files, lambda _: None)
+    assert 0 not in read_index(files.folder).records
+    assert 0 not in recovered.held
+
+
+def test_pieces_are_held_against_what_was_held_before(files: Files, recovered: Front) -> None:
+    asked = target(pieces=True)
+    assert asked.pieces is not None
+    values = ("0" * 16, *asked.pieces.values[1:])
+    asked = Target("a.7z", (URL,), SIZE, (), Pieces(PIECE, "xxh64", values))
+    lost: list[int] = []
+    front_of(asked, recovered.held).advance(files, lost.append)
+    assert lost == [0]
+
+
+def test_an_empty_target_is_complete_at_once(files: Files) -> None:
+    layout = Layout(0, PIECE)
+    empty = Target("e", (URL,), 0)
+    front = Front(layout, Proof(empty, layout, Pin(0, None)), 0, {})
+    assert front.advance(files, lambda _: None)
+    assert not front.advance(files, lambda _: None)
+    front.undo_completion()
+    assert front.advance(files, lambda _: None)

@@ -1,0 +1,187 @@
+"""The sidecar index on real files: what it says after it was torn, zeroed, flipped or swapped."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from segdl.core.journal import seal, unseal
+from segdl.core.plan import Pin, Place, Record
+from segdl.edges.index import NAME, Contents, Heading, Index, read_index
+
+HEADING = Heading("chips/a.7z", 300_000, 65_536, "h/orders/a.7z", Pin(300_000, '"e"'), 7)
+RECORDS = [
+    Record(0, 0, 65_536, "a" * 32, Place.FRONT),
+    Record(1, 65_536, 100_000, "b" * 32, Place.PART),
+    Record(3, 196_608, 262_144, "c" * 32, Place.PART),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[int]:
+    descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    yield descriptor
+    os.close(descriptor)
+
+
+def written(folder: int, path: Path) -> bytes:
+    """The bytes of an index with a pin and three records."""
+    index = Index(folder)
+    index.pin(HEADING)
+    for record in RECORDS:
+        index.held(record, HEADING.epoch)
+    index.flush()
+    index.close()
+    return (path / NAME).read_bytes()
+
+
+def believed(folder: int) -> Contents:
+    return read_index(folder)
+
+
+def test_says_what_was_written(folder: int, tmp_path: Path) -> None:
+    written(folder, tmp_path)
+    contents = believed(folder)
+    assert contents.heading == HEADING
+    assert list(contents.records.values()) == RECORDS
+    assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_every_line_is_json_and_checks_itself(folder: int, tmp_path: Path) -> None:
+    for line in written(folder, tmp_path).splitlines(keepends=True):
+        assert unseal(line) is not None
+        assert unseal(line.replace(b"a", b"d", 1)) is None
+
+
+def test_the_latest_record_of_a_segment_wins(folder: int, tmp_path: Path) -> None:
+    written(folder, tmp_path)
+    index = Index(folder)
+    later = Record(1, 65_536, 131_072, "d" * 32, Place.PART)
+    index.held(later, HEADING.epoch)
+    index.lost(3, HEADING.epoch)
+    index.close()
+    assert believed(folder).records == {0: RECORDS[0], 1: later}
+
+
+def test_what_is_merged_lies_in_the_merged_file(folder: int, tmp_path: Path) -> None:
+    written(folder, tmp_path)
+    index = Index(folder)
+    index.front(131_072, HEADING.epoch)
+    index.close()
+    places = {n: r.place for n, r in believed(folder).records.items()}
+    assert places == {0: Place.FRONT, 1: Place.FRONT, 3: Place.PART}
+
+
+def test_a_pin_makes_void_what_stands_before_it(folder: int, tmp_path: Path) -> None:
+    written(folder, tmp_path)
+    index = Index(folder)
+    other = Heading("chips/a.7z", 5, 65_536, "h/orders/a.7z", Pin(5, '"f"'), 8)
+    index.pin(other)
+    index.held(RECORDS[0], 7)  # a worker that was overtaken by the restart
+    index.close()
+    contents = believed(folder)
+    assert contents.heading == other
+    assert contents.records == {}
+
+
+def test_torn_at_every_byte(folder: int, tmp_path: Path) -> None:
+    whole = written(folder, tmp_path)
+    for length in range(len(whole)):
+        (tmp_path / NAME).write_bytes(whole[:length])
+        contents = believed(folder)
+        complete = (
+            whole[: length + 1].count(b"\n")
+            if whole[length : length + 1] == b"\n"
+            else (whole[:length].count(b"\n"))
+        )  # a line that lacks its newline alone is whole
+        assert (contents.heading is not None) == (complete > 0)
+        assert list(contents.records.values()) == RECORDS[: max(0, complete - 1)]
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 4096, b"garbage", b"\xff\n\xfe", b'{"kind":"pin"}\n'])
+def test_a_bad_tail_costs_nothing_that_stands_before_it(
+    folder: int, tmp_path: Path, tail: bytes
+) -> None:
+    whole = written(folder, tmp_path)
+    (tmp_path / NAME).write_bytes(whole + tail)
+    assert list(believed(folder).records.values()) == RECORDS
+
+
+def test_what_is_appended_after_a_torn_tail_counts(folder: int, tmp_path: Path) -> None:
+    whole = written(folder, tmp_path)
+    (tmp_path / NAME).write_bytes(whole[:-20])
+    index = Index(folder)
+    again = Record(3, 196_608, 262_144, "e" * 32, Place.PART)
+    index.held(again, HEADING.epoch)
+    index.close()
+    assert list(believed(folder).records.values()) == [*RECORDS[:2], again]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 10_000, b"\n" * 500, os.urandom(5000), b"{}\n[]"])
+def test_nothing_is_believed_of_what_is_none(folder: int, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / NAME).write_bytes(content)
+    assert believed(folder) == Contents()
+
+
+def test_a_missing_index_and_one_that_is_no_file(folder: int, tmp_path: Path) -> None:
+    assert believed(folder) == Contents()
+    (tmp_path / NAME).mkdir()
+    assert believed(folder) == Contents()
+    (tmp_path / NAME).rmdir()
+    os.mkfifo(tmp_path / NAME)
+    assert believed(folder) == Contents()
+    (tmp_path / NAME).unlink()
+    (tmp_path / NAME).symlink_to("/etc/passwd")
+    assert believed(folder) == Contents()
+
+
+def test_a_future_version_is_not_guessed_at(folder: int, tmp_path: Path) -> None:
+    fields = unseal(written(folder, tmp_path).splitlines(keepends=True)[0])
+    assert fields is not None
+    (tmp_path / NAME).write_bytes(seal(fields | {"version": 2}))
+    assert believed(folder).heading is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"segment": -1}, {"segment": True}, {"segment": 2**63}, {"segment": "0"}, {"stop": 1.5},
+        {"digest": None}, {"place": "else"}, {"kind": "unknown"}, {"epoch": 6}, {"start": None},
+    ],
+)  # fmt: skip
+def test_a_line_that_makes_no_sense_is_passed_over(
+    folder: int, tmp_path: Path, change: dict[str, object]
+) -> None:
+    lines = written(folder, tmp_path).splitlines(keepends=True)
+    fields = unseal(lines[1])
+    assert fields is not None
+    (tmp_path / NAME).write_bytes(lines[0] + seal(fields | change) + lines[2])
+    assert list(believed(folder).records.values()) == RECORDS[1:2]
+
+
+def test_five_thousand_mutations_never_make_a_record(folder: int, tmp_path: Path) -> None:
+    whole = written(folder, tmp_path)
+    chance = random.Random(5)
+    true = {record.number: record for record in RECORDS}
+    for _ in range(5000):
+        mutant = bytearray(whole)
+        for _ in range(chance.randint(1, 4)):
+            at = chance.randrange(len(mutant))
+            match chance.randrange(4):
+                case 0:
+                    mutant[at] ^= 1 << chance.randrange(8)
+                case 1:
+                    del mutant[at : at + chance.randint(1, 200)]
+                case 2:
+                    mutant[at:at] = chance.randbytes(chance.randint(1, 50))
+                case 3:
+                    mutant[at : at + 64] = bytes(64)
+            mutant = mutant or bytearray(b"x")
+        (tmp_path / NAME).write_bytes(mutant)
+        contents = believed(folder)
+        assert contents.heading in (None, HEADING)
+        assert all(true[n] == record for n, record in contents.records.items())

@@ -1,0 +1,130 @@
+"""The house: which room may import which, who opens which door, and the public names."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import segdl
+
+ROOT = Path(segdl.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+DOORS = {  # third-party package: the one room that imports it
+    "httpx": "edges.transport",
+    "h11": "edges.transport",
+    "yaml": "core.manifest",
+    "xxhash": "core.digests",
+    "tqdm": "cli",
+    "boto3": "publish",
+    "botocore": "publish",
+}
+FLOORS = {  # room: what it may import of segdl beside itself and the version
+    "core": {"core"},
+    "edges": {"core"},
+    "engine": {"core", "edges"},
+    "publish": {"core"},
+    "cli": {"core", "edges", "engine", "publish"},
+}
+PUBLIC = [
+    "Control", "ContentError", "DigestError", "DiskError", "DiskFullError", "Event", "ExitCode",
+    "ExpiredError", "Failure", "Fault", "Grade", "LockedError", "Manifest", "ManifestError",
+    "OccupiedError", "Options", "OrderError", "Receipt", "RefusedError", "Report", "SegdlError",
+    "SizeError", "StaleError", "StoppedError", "Target", "TransientError", "UnreachableError",
+    "UsageError", "__version__", "download", "load",
+]  # fmt: skip
+
+
+def name_of(path: Path) -> str:
+    """`core.manifest.names` of `segdl/core/manifest/names.py`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The full names of the modules that a module imports anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(module: str, room: str) -> bool:
+    return module == room or module.startswith(room + ".")
+
+
+def edge_room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_down(path: Path) -> None:
+    module = name_of(path)
+    floor = module.split(".")[0]
+    if floor not in FLOORS:
+        return  # the package itself, __main__ and version stand above the floors
+    for imported in imports(path):
+        if not within(imported, "segdl") or imported in ("segdl", "segdl.version"):
+            continue
+        there = imported.removeprefix("segdl.").split(".")[0]
+        if there in ("version", floor):
+            continue
+        assert there in FLOORS[floor], f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_edges_never_import_each_other(path: Path) -> None:
+    module = name_of(path)
+    if not within(module, "edges"):
+        return
+    for imported in imports(path):
+        if within(imported, "segdl.edges") and imported != "segdl.edges":
+            assert edge_room(imported.removeprefix("segdl.")) == edge_room(module), imported
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_each_package_has_one_door(path: Path) -> None:
+    module = name_of(path)
+    for imported in imports(path):
+        package = imported.split(".")[0]
+        if package in sys.stdlib_module_names or package == "segdl":
+            continue
+        assert package in DOORS, f"{module} imports {package}, which is nobody's"
+        assert within(module, DOORS[package]), f"{module} imports {package}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_module_says_what_it_is(path: Path) -> None:
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert doc
+    first = doc.splitlines()[0]
+    assert len(first) <= 100
+    assert len(doc.splitlines()) == 1 or not doc.splitlines()[1].strip() or first[-1] not in "."
+
+
+def test_the_public_names() -> None:
+    assert segdl.__all__ == PUBLIC
+    assert all(getattr(segdl, name) is not None for name in PUBLIC)
+    assert set(PUBLIC) == set(dir(segdl))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = segdl.nothing
+
+
+def test_the_types_are_shipped() -> None:
+    assert (ROOT / "py.typed").exists()
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["setuptools"]["package-data"]["segdl"] == ["py.typed"]
+
+
+def test_the_runtime_needs_the_four_and_h11() -> None:
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    names = {line.split(">=")[0] for line in project["project"]["dependencies"]}
+    assert names == {"httpx", "h11", "tqdm", "pyyaml", "xxhash"}
