@@ -1,4 +1,4 @@
-"""segdl.edges.wire against real sockets: every rule of its modules, one scripted server a test."""
+"""edges.transport.wire against real sockets: every rule of its modules, one scripted server a test."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import httpx
 import pytest
 import trustme
 
-from segdl.edges.wire import Body, LookupFailed, TLSRejected, WireTransport
-from segdl.edges.wire.channel import Origin
-from segdl.edges.wire.dial import Address, dial, first_to_answer
-from segdl.edges.wire.exchange import MAX_HEADS, MAX_INTERIM
-from segdl.edges.wire.patience import Patience
+from segdl.edges.transport.wire import Body, LookupFailed, TLSRejected, WireTransport
+from segdl.edges.transport.wire.channel import Origin
+from segdl.edges.transport.wire.dial import Address, dial, first_to_answer
+from segdl.edges.transport.wire.exchange import MAX_HEADS, MAX_INTERIM
+from segdl.edges.transport.wire.patience import Patience
 from tests.scripted import Handler, RawServer, answers, forever, raw_server, read_head, reset
 
 SECRET = "X-Amz-Signature=5ec2e7"

@@ -30,7 +30,7 @@ class Delivery:
         self._overwrite = overwrite
 
     def believed(self, target: Target, receipt: Receipt) -> bool:
-        """Whether a delivered target is there still: receipt, size and time agree. Raises OSError."""
+        """Whether a target is there still: receipt, size and time agree. Raises OSError."""
         found = self._workspace.find(target.path)
         return (
             found is not None
@@ -82,9 +82,9 @@ class Delivery:
                 task.proof.check_segment(number, values)
         except ContentError:
             return None
-        if not (target.digests or target.pieces):
-            if own != tuple(r.digest for _, r in sorted(task.front.held.items())):
-                return None
+        proved = target.digests or target.pieces
+        if not proved and own != tuple(r.digest for _, r in sorted(task.front.held.items())):
+            return None
         return self._write_receipt(task, found, digests, own, task.proof.grade(digests, segments))
 
     def require_room(self, task: Task) -> None:

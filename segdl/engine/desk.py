@@ -188,7 +188,7 @@ class Desk:
             self.advance(work)
 
     def advance(self, work: Work) -> None:
-        """Move the front of a target; deliver it if that was the end. Raises OSError, SegdlError."""
+        """Move a target's front; deliver it if that was the end. Raises OSError, SegdlError."""
         task = self.tasks[work.job]
         if not task.front.advance(task.files, lambda segment: self._lost(work.job, segment)):
             return

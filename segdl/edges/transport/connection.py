@@ -29,7 +29,7 @@ from segdl.core.options import Endpoint
 from segdl.core.ranges import range_header
 from segdl.core.urls import ShareURL, URLProblem, redirect
 from segdl.core.verdict import Accepted, Ask, Head, judge
-from segdl.edges.wire import Body, LookupFailed, TLSRejected, WireTransport
+from segdl.edges.transport.wire import Body, LookupFailed, TLSRejected, WireTransport
 from segdl.version import VERSION
 
 _REDIRECTS = 5
@@ -295,9 +295,7 @@ def _masked(way: list[ShareURL], text: str) -> str:
     return text
 
 
-def _headers(
-    response: httpx.Response, way: list[ShareURL]
-) -> tuple[tuple[str, str], ...]:
+def _headers(response: httpx.Response, way: list[ShareURL]) -> tuple[tuple[str, str], ...]:
     """The answer's headers, with what they echo of a share URL blotted out.
 
     Not so the ETag, which has to go back as it came.

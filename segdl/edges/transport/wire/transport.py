@@ -7,11 +7,11 @@ from functools import partial
 import h11
 import httpx
 
-from segdl.edges.wire.bodies import Body, BodyStream, body_of
-from segdl.edges.wire.channel import Channel, Origin
-from segdl.edges.wire.dial import dial
-from segdl.edges.wire.exchange import Exchange, Unanswered
-from segdl.edges.wire.patience import Patience
+from segdl.edges.transport.wire.bodies import Body, BodyStream, body_of
+from segdl.edges.transport.wire.channel import Channel, Origin
+from segdl.edges.transport.wire.dial import dial
+from segdl.edges.transport.wire.exchange import Exchange, Unanswered
+from segdl.edges.transport.wire.patience import Patience
 
 PORTS = {"http": 80, "https": 443}
 

@@ -15,8 +15,8 @@ from weakref import WeakSet
 
 import httpx
 
-from segdl.edges.wire.channel import Channel, Origin, reason, ticked
-from segdl.edges.wire.patience import Patience
+from segdl.edges.transport.wire.channel import Channel, Origin, reason, ticked
+from segdl.edges.transport.wire.patience import Patience
 
 ADDRESS_SECONDS = 5.0  # the most that a dead address may cost while others wait to be tried
 

@@ -7,8 +7,8 @@ import time
 import h11
 import httpx
 
-from segdl.edges.wire.channel import Channel
-from segdl.edges.wire.patience import Patience
+from segdl.edges.transport.wire.channel import Channel
+from segdl.edges.transport.wire.patience import Patience
 
 MAX_HEADS = 64 * 1024  # bytes of all heads of one exchange; h11 alone let 2 MB pass in one feed
 MAX_INTERIM = 16

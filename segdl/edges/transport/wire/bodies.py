@@ -7,9 +7,9 @@ from typing import Protocol
 import h11
 import httpx
 
-from segdl.edges.wire.channel import Channel
-from segdl.edges.wire.exchange import Exchange, declared_length, next_event
-from segdl.edges.wire.patience import Patience
+from segdl.edges.transport.wire.channel import Channel
+from segdl.edges.transport.wire.exchange import Exchange, declared_length, next_event
+from segdl.edges.transport.wire.patience import Patience
 
 FEED = 64 * 1024
 Release = Callable[[bool], None]  # gives the connection back; True: it may be used again
