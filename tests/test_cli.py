@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from segdl.cli import shell, signals
+from segdl.core.errors import StoppedError
 from segdl.core.manifest import Manifest
 from segdl.version import VERSION
 from tests.commands import (
@@ -409,6 +411,19 @@ def test_what_nobody_expected(
     assert "https://host/key?..." in err or debug != "1"
 
 
+def test_a_disk_that_fails_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(name: str) -> object:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(shell, "import_module", failing)
+    assert shell.run(["status"]) == 5
+    assert capsys.readouterr().err == (
+        "segdl: segdl may not write there (Read-only file system): mend the rights and run again\n"
+    )
+
+
 # -- signals (C03) ---------------------------------------------------------------------------------
 
 
@@ -480,6 +495,14 @@ def test_what_does_not_heed_the_first_signal_ends_by_the_second_or_by_itself(
             child.kill()
 
 
+def test_a_signal_waits_for_what_must_not_be_torn_apart() -> None:
+    done = False
+    with signals.Signals() as heard, pytest.raises(StoppedError) as stopped, heard.held():
+        signal.raise_signal(signal.SIGTERM)
+        done = True
+    assert (done, stopped.value.exit_code) == (True, 143)
+
+
 def test_nohup_is_heeded(case: Case) -> None:
     case.put(SLOW)
     case.manifest()
@@ -523,6 +546,22 @@ def test_streams_that_are_closed_from_the_start(closed: tuple[int, ...], case: C
         assert ("Delivered" in out) == (1 not in closed)
         check_output(err)
     case.check_delivered()
+
+
+def test_no_file_takes_the_place_of_a_stream_that_is_closed(tmp_path: Path) -> None:
+    """What is written to standard error would else land in the first file that was opened."""
+    opening = (
+        "import os\n"
+        "from segdl.cli.streams import sheltered\n"
+        "os.closerange(0, 3)\n"
+        "with sheltered():\n"
+        "    file = os.open('first', os.O_CREAT | os.O_WRONLY)\n"
+        "    os.write(file, str(file).encode())\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", opening], cwd=tmp_path, env=environment(tmp_path), check=True
+    )
+    assert int((tmp_path / "first").read_text()) > 2
 
 
 def test_no_manifest_on_a_closed_standard_input(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`--connections auto`: grows while the whole order's rate grows, and takes back what brings nothing.
+"""`--connections auto`: grows while the rate of the whole order grows, else steps back.
 
 The line is simulated: what it carries with so many connections is a function.
 """

@@ -482,6 +482,25 @@ def test_s11_a_stored_encoding_is_kept_raw(case: Case) -> None:
     assert {request.headers["accept-encoding"] for request in case.server.requests} == {"identity"}
 
 
+def test_s11_the_first_answer_erred(case: Case) -> None:
+    """What pins the object is doubted when no second answer ever agrees with it."""
+    case.put(DATA)
+    case.server.script(PATH, faults.gzip_label(), on=1)
+    assert case.run().code is DONE
+    case.check_delivered()
+    assert case.server.sent() <= SIZE + SEGMENTS * SEGMENT
+
+
+def test_s11_all_answers_of_a_run_erred(case: Case) -> None:
+    """A later run against the honest server finishes by itself: it drops what it cannot go on
+    with."""
+    case.put(DATA)
+    case.server.script(PATH, faults.gzip_label())
+    case.server.script(PATH, faults.hang_up(), on=range(4, 1000))
+    assert case.run(connections=1).code is NETWORK
+    case.finish(again=True)
+
+
 # -- ETags -----------------------------------------------------------------------------------------
 
 MIB = 1024 * 1024

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +13,9 @@ from segdl.core.pace import FLOOR, PROBE_WAITS, Bucket, StallWatch, backoff, pro
 TICK = 0.2  # seconds between two looks, as the wire has it
 
 
-def ends(watch: StallWatch, rate: float, burst: float, start: float, seconds: float) -> float | None:
+def ends(
+    watch: StallWatch, rate: float, burst: float, start: float, seconds: float
+) -> float | None:
     """When a watch calls a line dead, or None: `rate` bytes a second, a burst every `burst` s."""
     step = min(TICK, watch.window / 64)
     for count in range(int(seconds / step)):
@@ -30,9 +34,9 @@ def test_a_trickle_is_dead_within_the_window(window: float, rate: float) -> None
 
 
 @pytest.mark.parametrize("window", [1.0, 30.0, 600.0])
-@pytest.mark.parametrize("burst", [0.001, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("burst", [0.001, 0.02, 0.06])
 def test_a_slow_line_lives(window: float, burst: float) -> None:
-    """1.1 KiB a second, evenly or in bursts that are shorter than the window."""
+    """1.1 KiB a second, evenly or in bursts that are much shorter than the window."""
     assert ends(StallWatch(window), FLOOR * 1.1, burst * window, 0.0, window * 30) is None
 
 
@@ -76,18 +80,19 @@ def test_a_watch_keeps_little() -> None:
 @settings(deadline=None)
 @given(
     rate=st.integers(1024, 10**9),
-    pieces=st.lists(st.integers(1, 256 * 1024), min_size=1, max_size=30),
+    seconds=st.lists(st.floats(0.005, 0.5), min_size=1, max_size=20),
     workers=st.integers(1, 16),
 )
-def test_a_bucket_holds_the_rate(rate: int, pieces: list[int], workers: int) -> None:
-    """Over all workers, within 5 %, however large the pieces are."""
+def test_a_bucket_holds_the_rate(rate: int, seconds: list[float], workers: int) -> None:
+    """Over all workers, within 5 %, whatever the pieces are that come at once."""
     bucket, ready, landed = Bucket(), [1000.0] * workers, 0
-    enough = rate * 20 + 40 * workers * max(pieces)
-    while landed < enough:
+    for piece in itertools.cycle([max(1, int(rate * each)) for each in seconds]):
         worker = min(range(workers), key=ready.__getitem__)
-        now, piece = ready[worker], pieces[landed % len(pieces)]
-        ready[worker] = now + bucket.take(now, piece, rate)
+        wait = bucket.take(ready[worker], piece, rate)
+        ready[worker] += wait
         landed += piece
+        if landed > 20 * rate:
+            break
     assert landed / (max(ready) - 1000.0) == pytest.approx(rate, rel=0.05)
 
 
@@ -121,7 +126,7 @@ def test_backoff_is_bounded(tries: int, chance: float) -> None:
 
 def test_backoff_doubles() -> None:
     waits = [backoff(tries, 0.5) for tries in range(1, 9)]
-    assert [b / a for a, b in zip(waits, waits[1:], strict=False)][:4] == [2.0] * 4
+    assert [b / a for a, b in itertools.pairwise(waits)][:4] == [2.0] * 4
     assert waits[-1] == waits[-2] == 3.75
 
 

@@ -214,6 +214,7 @@ def test_bars_leave_nothing_but_the_summary(case: Case) -> None:
     code, lines, written = on_terminal(case, 80, 24, "--limit-rate", "8MiB")
     assert code == 0
     assert re.fullmatch(r"order +.*\d+ % of 12\.0 MiB, .* left, [0-6]/6 files", bar(written))
+    assert re.search("[1-6]/6 files", written)
     assert "\r0-an-archiv…ong-name.7z " in written
     assert [line.split(" in ")[0] for line in lines] == [
         "Delivered 6 of 6 files", "Fetched 12.0 MiB (12582912 bytes)", "Proof: 6 by sha256",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import signal
 import ssl
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from segdl.publish.bucket import Bucket, BucketError
 from segdl.publish.loopback import StartError
 from segdl.publish.servers import first_available
 from tests.conftest import Made
-from tests.faults import Reply, TCPProxy, ask
+from tests.faults import FaultServer, Reply, TCPProxy, ask, faults
 from tests.servers import MinIO, Nginx, Rclone, S3Server, SeaweedFS
 
 MIB = 1 << 20
@@ -294,6 +295,23 @@ def test_a_failed_multipart_upload_leaves_nothing(seaweed: SeaweedFS, tmp_path: 
     assert ask(seaweed.presign("half")).status == 404
 
 
+def test_a_failed_multipart_upload_is_called_off(fault_server: FaultServer) -> None:
+    """Its parts would lie in the store, paid for and unseen."""
+    started = (
+        b"<InitiateMultipartUploadResult><UploadId>U1</UploadId></InitiateMultipartUploadResult>"
+    )
+    server = fault_server
+    server.script("*", faults.status(200, body=started), on=lambda seen: seen.method == "POST")
+    server.script("*", faults.s3_error(403, "AccessDenied"), on=lambda seen: seen.method == "PUT")
+    with (
+        Bucket(f"http://127.0.0.1:{server.port}", "orders", "a", "b") as bucket,
+        pytest.raises(BucketError),
+    ):
+        bucket.put("a.7z", b"x" * 10, part_size=5)
+    last = server.requests[-1]
+    assert (last.method, last.query) == ("DELETE", "uploadId=U1")
+
+
 def test_a_store_that_is_down_is_ours() -> None:
     with (
         TCPProxy("127.0.0.1", 1) as proxy,
@@ -355,6 +373,7 @@ def test_no_key_is_in_the_process_list(s3: S3Server) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.servers
 def test_two_at_once_and_nothing_left() -> None:
     kinds = [kind for kind in (SeaweedFS, Rclone, MinIO) if kind.available() is None]
     for kind in kinds or pytest.skip("no S3 server is here"):
@@ -363,9 +382,23 @@ def test_two_at_once_and_nothing_left() -> None:
             two.put("a", b"2")
             assert [ask(each.presign("a")).body for each in (one, two)] == [b"1", b"2"]
         assert not [each for _, each in processes() if re.search(rf"[:=]{one.port}\b", each)]
-        assert not [path for path in getattr(one, "_sockets", ()) if path.exists()]
         with pytest.raises(StartError):
             _ = one.bucket
+
+
+@pytest.mark.slow
+@pytest.mark.servers
+def test_seaweeds_sockets_in_tmp_are_removed() -> None:
+    """They lie there if it was killed, and sometimes if it was not."""
+    if why := SeaweedFS.available():
+        pytest.skip(why)
+    with SeaweedFS() as server:
+        sockets = list(server.sockets)
+        assert any(path.exists() for path in sockets)
+        for pid, command in processes():
+            if f"-s3.port={server.port} " in command and "python" not in command.split()[0]:
+                os.kill(pid, signal.SIGKILL)
+    assert not [path for path in sockets if path.exists()]
 
 
 def test_a_missing_program_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,7 @@ def test_lists_in_the_environment(text: str, globs: tuple[str, ...]) -> None:
 def test_headers_in_the_environment_keep_their_commas() -> None:
     found = settings(SEGDL_HEADER="Accept: a, b\nX: y").options.headers
     assert found == (("Accept", "a, b"), ("X", "y"))
+    assert settings(SEGDL_HEADER="Accept: a, b").options.headers == (("Accept", "a, b"),)
 
 
 def test_an_empty_variable_says_nothing() -> None:

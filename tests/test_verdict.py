@@ -315,6 +315,15 @@ def test_every_row_has_a_name_of_its_own() -> None:
     assert rows <= {name.split()[0] for name in names}
 
 
+def test_an_answer_whose_labels_are_others_contradicts_its_pin() -> None:
+    """One of the two answers erred; which of them, only a third can tell."""
+    for head in (part(100, 200, etag=None), part(100, 200, content_encoding="gzip")):
+        verdict = judge(NEXT, head, NOW)
+        assert isinstance(verdict, MisansweredError) and verdict.contradicts
+    verdict = judge(NEXT, part(101, 200), NOW)
+    assert isinstance(verdict, MisansweredError) and not verdict.contradicts
+
+
 def test_a_refusal_carries_its_facts() -> None:
     verdict = judge(NEXT, s3(404, "NoSuchKey", "gone"), NOW)
     assert isinstance(verdict, RefusedError)

@@ -1,4 +1,4 @@
-"""edges.transport.wire against real sockets: every rule of its modules, one scripted server a test."""
+"""edges.transport.wire against real sockets: a scripted server for every rule of its modules."""
 
 from __future__ import annotations
 

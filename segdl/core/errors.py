@@ -129,7 +129,12 @@ class BrokenError(TransientError):
 
 
 class MisansweredError(TransientError):
-    """The answer is not the one that was asked for; no byte of it was believed."""
+    """The answer is not the one that was asked for; no byte of it was believed.
+
+    `contradicts` is set where its labels are not those that the object was pinned with.
+    """
+
+    contradicts = False
 
 
 class BusyError(TransientError):

@@ -69,6 +69,12 @@ class RateLimit:
     always: int | None = None
     windows: tuple[RateWindow, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for a rate that cannot be meant."""
+        rates = [w.rate for w in self.windows] + ([] if self.always is None else [self.always])
+        if rates and min(rates) < KIB:
+            raise UsageError(f"--limit-rate: expected at least 1KiB a second, found {min(rates)}")
+
     def at(self, now: time) -> int | None:
         return next((w.rate for w in self.windows if w.covers(now)), self.always)
 
@@ -182,6 +188,8 @@ class Options:
                 check_bounds(name, getattr(self, name))
             except ValueError as error:
                 raise UsageError(f"--{name.replace('_', '-')}: {error}") from None
+        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
+            raise UsageError("--shard: expected I/N with I from 1 to N, such as 2/8")
 
 
 _BOUNDS: dict[str, tuple[float, float, str]] = {

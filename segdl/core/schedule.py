@@ -27,6 +27,7 @@ from segdl.core.errors import (
     BusyError,
     ContentError,
     ExpiredError,
+    MisansweredError,
     NoRangesError,
     RefusedError,
     SegdlError,
@@ -185,6 +186,8 @@ class Job:
     denials: int = 0
     owner: int | None = None  # the worker that reads the one stream
     stream: bool = False  # the server ignores ranges
+    confirmed: bool = False  # a second answer in this run was of the pinned object
+    doubted: bool = False  # the pin was given up once, for it was contradicted and not confirmed
     started: bool = False
     busy: dict[int, int] = field(default_factory=dict)  # segment: worker
     waiting: dict[int, float] = field(default_factory=dict)  # segment: not before
@@ -425,7 +428,7 @@ class Schedule:
         entry.missing = Missing(1, count or 1)
         entry.waiting[0] = not_before
         entry.count, entry.pinned, entry.recheck = count, False, False
-        entry.stream, entry.owner = False, None
+        entry.stream, entry.owner, entry.confirmed = False, None, False
 
     def settle(self, work: Work, worker: int, error: SegdlError, now: float) -> Decision:
         """What becomes of failed work. The segment has been put back where that is right."""
@@ -502,6 +505,9 @@ class Schedule:
         tries = entry.tries[key] = entry.tries.get(key, 0) + 1
         if tries > self._retries:
             entry.tries.pop(key)
+            if _contradicts(error) and not (entry.confirmed or entry.doubted):
+                entry.doubted = True  # perhaps it was the pin's own answer that erred
+                return Restart()
             return self._mirror(work, entry) or self._give_up(
                 work, _exhausted(error, f"given up after {tries} tries")
             )
@@ -588,6 +594,10 @@ class Schedule:
     def _close(self, job: int) -> None:
         self._active.pop(job, None)
         self._fresh.pop(job, None)
+
+
+def _contradicts(error: SegdlError) -> bool:
+    return isinstance(error, MisansweredError) and error.contradicts
 
 
 def _exhausted(error: SegdlError, how: str) -> SegdlError:

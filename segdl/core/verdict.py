@@ -180,7 +180,7 @@ def _pinned(ask: Ask, head: Head, total: int | None) -> Pin:
         return found
     if ask.pin.etag is not None:
         if found.etag is None:
-            raise _misanswered(head, "no strong ETag, where the object had one")
+            raise _contradiction(head, "no strong ETag, where the object had one")
         if found.etag != ask.pin.etag:
             raise StaleError("the object was replaced on the server: its ETag is another")
     elif found.etag is not None:
@@ -188,7 +188,7 @@ def _pinned(ask: Ask, head: Head, total: int | None) -> Pin:
     elif ask.pin.modified and found.modified and found.modified != ask.pin.modified:
         raise StaleError("the object was replaced on the server: its date is another")
     if found.encoding != ask.pin.encoding:
-        raise _misanswered(head, f"Content-Encoding {found.encoding or 'identity'}")
+        raise _contradiction(head, f"Content-Encoding {found.encoding or 'identity'}")
     return ask.pin
 
 
@@ -227,6 +227,12 @@ def _length(head: Head) -> int | None:
 
 def _misanswered(head: Head, what: str) -> MisansweredError:
     return MisansweredError(f"the server sent {what} with {head.status}", status=head.status)
+
+
+def _contradiction(head: Head, what: str) -> MisansweredError:
+    error = _misanswered(head, what)
+    error.contradicts = True
+    return error
 
 
 _EXPIRED_CODES = {

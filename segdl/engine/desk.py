@@ -81,12 +81,18 @@ class Desk:
 
     # -- work out --------------------------------------------------------------------------------
 
-    def next_work(self, worker: int, current: int | None) -> Work | None:
-        """The next work for a worker, waited for; None when the run is over for it."""
+    def next_work(
+        self, worker: int, current: int | None, hang_up: Callable[[], None]
+    ) -> Work | None:
+        """The next work for a worker, waited for; None when the run is over for it.
+
+        `hang_up` is called before a pause, which may be long.
+        """
         with self._change:
             while self.stopped is None and not self._finished:
                 spare = worker >= self.allowed and not self._schedule.owns(worker)
                 if self._paused or spare:
+                    hang_up()
                     self._change.wait()
                     continue
                 now = time.monotonic()
@@ -206,6 +212,7 @@ class Desk:
         """The whole is not what the manifest says: fetch it again once, then give up."""
         with self._change:
             if task.condemned:
+                task.front.undo_completion()
                 self._schedule.over(job)
                 self._fail(job, error)
             else:
@@ -363,7 +370,7 @@ class Desk:
             for job in [job for job in self.failures if job in self.tasks]:
                 task = self.tasks[job]
                 del self.failures[job]
-                task.over = False
+                task.over = task.condemned = False
                 self._schedule.reopen(job)
             self._change.notify_all()
 
@@ -382,7 +389,8 @@ class Desk:
                 task.urls = other.urls
                 resumed = self._schedule.replace_hosts(job, _hosts(other.urls))
                 if self.failures.pop(job, None) is not None and not resumed:
-                    task.over, resumed = False, True
+                    task.over = task.condemned = False
+                    resumed = True
                     self._schedule.reopen(job)
                 if resumed:
                     self._emit(events.TargetResumed(target=task.target.path))

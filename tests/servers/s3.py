@@ -19,14 +19,8 @@ class MinIO(S3Server):
     remedy = "scripts/get-minio builds it where Go is present"
 
     def command(self, program: Path, folder: Path) -> list[str | Path]:
-        self.port, console = free_ports(2)
-        return [
-            program,
-            "server",
-            folder / "data",
-            f"--address={LOOPBACK}:{self.port}",
-            f"--console-address={LOOPBACK}:{console}",
-        ]
+        (self.port,) = free_ports(1)
+        return [program, "server", folder / "data", f"--address={LOOPBACK}:{self.port}"]
 
     def environment(self) -> Mapping[str, str]:
         return {
