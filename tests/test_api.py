@@ -696,9 +696,7 @@ def test_refresh(case: Case, sized: bool, first: int) -> None:
     case.put(OTHER, SECOND)
     gate = threading.Event()
     ended = faults.EXPIRED["MinIO"]
-    case.server.script(
-        PATH, ended, on=lambda r: "fresh" not in r.query and r.number >= first
-    )
+    case.server.script(PATH, ended, on=lambda r: "fresh" not in r.query and r.number >= first)
     case.server.script(SECOND, faults.held(gate), on=1)
     control = segdl.Control()
     taken: list[int] = []

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from segdl.core.digests import digest
 from segdl.core.errors import ExitCode, StoppedError, UsageError
 from segdl.core.manifest import parse_manifest
+from segdl.edges.receipts import Receipts
 from segdl.engine.audit import State, rehearse, status
 from segdl.engine.repair import repair
 from segdl.engine.verify import Check, Finding, Verdict, verify
@@ -318,6 +320,20 @@ def test_verify_of_empty_files_and_odd_sizes(case: Case) -> None:
     ]
 
 
+def test_a_receipt_that_does_not_add_up_still_has_the_digest_of_the_whole(case: Case) -> None:
+    delivered(case, proof=Proof.DIGEST)
+    hidden = os.open(case.out / ".segdl", os.O_RDONLY)
+    receipts = Receipts(hidden)
+    receipt = receipts.read()[NAME]
+    receipts.append(replace(receipt, segments=replace(receipt.segments, values=("0", "1"))))
+    receipts.close()
+    os.close(hidden)
+    assert verify(case.out)[0].verdict is Verdict.GOOD
+    rot(case.final(), 1)
+    (finding,) = verify(case.out)
+    assert (finding.verdict, finding.rotten, finding.located) == (Verdict.ROTTEN, (), False)
+
+
 def test_ranges_of_neighbours_are_joined() -> None:
     check = Check("a", size=95, segment_size=10)
     finding = Finding(check, Verdict.ROTTEN, rotten=(0, 1, 2, 5, 8, 9))
@@ -464,6 +480,30 @@ def test_with_a_digest_a_weak_etag_is_enough(case: Case) -> None:
     assert run(case, "repair").returncode == 0
     assert asked(case) == [(SEGMENT, 2 * SEGMENT)]
     assert case.final().read_bytes() == DATA
+
+
+def test_with_a_digest_the_rest_may_come_from_elsewhere(case: Case) -> None:
+    """The ETag of the old place would refuse the new one."""
+    delivered(case, proof=Proof.DIGEST)
+    case.put(DATA, "/elsewhere.7z", name=NAME, proof=Proof.DIGEST, etag='"another"')
+    case.may_hold(NAME, rot(case.final(), SEGMENT), DATA)
+    assert run(case, "repair").returncode == 0
+    assert asked(case) == [(SEGMENT, 2 * SEGMENT)]
+    assert case.final().read_bytes() == DATA
+
+
+def test_what_only_a_digest_would_prove_is_not_mixed_without_it(case: Case) -> None:
+    """A repair by digests stops half-way; a manifest without them asks for the rest."""
+    delivered(case, proof=Proof.DIGEST)
+    case.put(DATA, "/elsewhere.7z", name=NAME, proof=Proof.DIGEST, etag='"another"')
+    case.may_hold(NAME, rot(case.final(), SEGMENT), DATA)
+    case.server.script("/elsewhere.7z", faults.cut(0))
+    assert run(case, "repair").returncode == 7
+    replaced = made(SIZE, 9)
+    case.server.mend()
+    case.put(replaced, "/elsewhere.7z", name=NAME)
+    assert run(case, "get", "--overwrite").returncode == 0
+    assert case.final().read_bytes() == replaced
 
 
 def test_an_object_that_was_replaced_is_not_mixed(case: Case) -> None:

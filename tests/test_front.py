@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +19,7 @@ from segdl.core.manifest import Pieces, Target
 from segdl.core.plan import Layout, Pin, Place, Record
 from segdl.core.proof import Proof
 from segdl.core.urls import parse_url
-from segdl.edges.index import Index, read_index
+from segdl.edges.index import Heading, Index, read_index
 from segdl.edges.parts import Part, open_window, part_name
 from segdl.engine.front import MOST_COPIED, Files, Front
 
@@ -209,3 +213,89 @@ def test_an_empty_target_is_complete_at_once(files: Files) -> None:
     assert not front.advance(files, lambda _: None)
     front.undo_completion()
     assert front.advance(files, lambda _: None)
+
+
+def test_where_a_segment_goes(files: Files) -> None:
+    """Straight into the merged file only what touches the front, with nothing to copy between."""
+    front = front_of(target())
+    assert [front.place(number) for number in (0, 1, 9)] == [Place.FRONT, Place.PART, Place.PART]
+    front.hold(*write(front, files, 0))
+    assert front.place(1) is Place.FRONT  # it is held there, if not merged yet
+    front.hold(*write(front, files, 2))
+    assert front.place(3) is Place.PART
+    front.hold(*write(front, files, 1))
+    assert front.place(3) is Place.PART  # the third is an island that is not copied yet
+    front.advance(files, lambda _: None)
+    assert front.place(3) is Place.FRONT
+
+
+def test_what_the_index_says_is_where_it_says(files: Files, tmp_path: Path) -> None:
+    """After every step: a part file that is gone is known to be merged."""
+    front = front_of(target())
+    files.index.pin(Heading("a.7z", SIZE, PIECE, "h/a.7z", Pin(SIZE, '"e"'), 0))
+    for number in (3, 1, 2, 5, 0, 4, 9, 8, 7, 6, 10):
+        record, digests = write(front, files, number)
+        files.index.held(record, 0)
+        front.hold(record, digests)
+        front.advance(files, lambda _: None)
+        for told in read_index(files.folder).records.values():
+            there = tmp_path / (part_name(told.number) if told.place is Place.PART else "front")
+            at = 0 if told.place is Place.PART else told.start
+            content = there.read_bytes()[at : at + told.stop - told.start]
+            assert digest("xxh3_128", content) == told.digest
+    assert exact(files)
+
+
+def test_a_front_that_was_stopped_by_the_disk_goes_on(files: Files, tmp_path: Path) -> None:
+    front, lost = front_of(target()), list[int]()
+    for number in range(1, len(NUMBERS)):
+        front.hold(*write(front, files, number))
+    front.hold(*write(front, files, 0))
+    island = tmp_path / part_name(2)
+    content = island.read_bytes()
+    island.unlink()
+    island.symlink_to("elsewhere")  # which is not followed: an error of the disk
+    with pytest.raises(OSError, match="symbolic links"):
+        front.advance(files, lost.append)
+    island.unlink()
+    island.write_bytes(content)
+    assert front.advance(files, lost.append)
+    assert not lost
+    assert exact(files)
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not here: no system call to see")
+def test_part_files_go_only_after_a_flush(tmp_path: Path) -> None:
+    """In this order: the copy is flushed, the index says so and is flushed, the parts go."""
+    script = (
+        "import os, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from tests.test_front import *\n"
+        "folder = os.open(sys.argv[2], os.O_RDONLY)\n"
+        "files = Files(folder, open_window(folder, 'front'), Index(folder))\n"
+        "front = front_of(target())\n"
+        "for number in reversed(NUMBERS): commit(front, files, number, [])\n"
+        "assert exact(files)\n"
+    )
+    log, folder = tmp_path / "log", tmp_path / "folder"
+    folder.mkdir()
+    calls = "trace=fdatasync,unlink,unlinkat,write,copy_file_range"
+    subprocess.run(
+        ["strace", "-f", "-qq", "-y", "-e", calls, "-o", str(log), sys.executable, "-c", script,
+         str(Path(__file__).parents[1]), str(folder)],
+        check=True, timeout=60,
+    )  # fmt: skip
+    steps = [step for line in log.read_text().splitlines() if (step := _step(line))]
+    round_ = "mfwi" + "u" * MOST_COPIED
+    assert re.sub("m+", "m", "".join(steps)) == round_ * 2 + "m"
+
+
+def _step(line: str) -> str:
+    """A letter for a system call: m for a copy into the merged file, u for a part that goes."""
+    kinds = {
+        r"copy_file_range\(.*\.part>.*/front>": "m",
+        r"fdatasync\(\d+<.*/front>": "f",
+        r"write\(\d+<.*/index\.jsonl>.*front": "w",
+        r"fdatasync\(\d+<.*/index\.jsonl>": "i",
+        r"unlink(at)?\(.*\.part\"": "u",
+    }
+    return next((letter for kind, letter in kinds.items() if re.search(kind, line)), "")

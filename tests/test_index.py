@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -185,3 +187,109 @@ def test_five_thousand_mutations_never_make_a_record(folder: int, tmp_path: Path
         contents = believed(folder)
         assert contents.heading in (None, HEADING)
         assert all(true[n] == record for n, record in contents.records.items())
+
+
+# -- what must never be mixed ----------------------------------------------------------------------
+
+OTHER = Heading("chips/a.7z", 300_000, 65_536, "h/orders/a.7z", Pin(300_000, '"f"'), 8)
+
+
+def two_objects(folder: int, path: Path, second: Heading = OTHER) -> list[bytes]:
+    """The lines of an index that began with one object and went on with another."""
+    written(folder, path)
+    index = Index(folder)
+    index.pin(second)
+    for number in (1, 2):
+        start = number * 65_536
+        index.held(Record(number, start, start + 9, "f" * 32, Place.FRONT), second.epoch)
+    index.close()
+    return (path / NAME).read_bytes().splitlines(keepends=True)
+
+
+def test_no_flipped_bit_gives_one_object_s_records_to_another(folder: int, tmp_path: Path) -> None:
+    """A pin that cannot be read is not as if it were not there: what follows it is void too."""
+    lines = two_objects(folder, tmp_path)
+    at = len(lines) - 3
+    for bit in range(8 * len(lines[at])):
+        rotten = bytearray(lines[at])
+        rotten[bit // 8] ^= 1 << bit % 8
+        (tmp_path / NAME).write_bytes(b"".join([*lines[:at], rotten, *lines[at + 1 :]]))
+        contents = believed(folder)
+        assert contents.heading in (HEADING, OTHER)
+        digests = {record.digest for record in contents.records.values()}
+        ours = "f" if contents.heading == OTHER else "abc"
+        assert digests <= {letter * 32 for letter in ours}
+
+
+def test_a_pin_of_a_future_version_is_not_replaced_by_the_one_before(
+    folder: int, tmp_path: Path
+) -> None:
+    lines = two_objects(folder, tmp_path)
+    fields = unseal(lines[-3])
+    assert fields is not None
+    future = seal(fields | {"version": 2})
+    (tmp_path / NAME).write_bytes(b"".join([*lines[:-3], future, *lines[-2:]]))
+    assert list(believed(folder).records.values()) == RECORDS
+
+
+def test_an_epoch_is_never_used_twice(folder: int, tmp_path: Path) -> None:
+    assert believed(folder).unused == 0
+    lines = two_objects(folder, tmp_path)
+    assert believed(folder).unused == 9
+    (tmp_path / NAME).write_bytes(b"".join([*lines[:-3], b"rotten\n", *lines[-2:]]))
+    assert believed(folder).unused == 9  # its records tell
+
+
+def test_a_slice_is_of_its_place(folder: int) -> None:
+    index = Index(folder)
+    index.pin(Heading("a", 5, 65_536, "h/a", Pin(100, None), 0, offset=7))
+    index.close()
+    heading = believed(folder).heading
+    assert heading is not None and heading.offset == 7
+
+
+# -- a full disk, and names that lead elsewhere ----------------------------------------------------
+
+
+@contextmanager
+def at_most(size: int) -> Iterator[None]:
+    """No file grows beyond `size` bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("room", [0, 1, 30, 100])
+def test_a_line_that_a_full_disk_tore_costs_no_other(
+    folder: int, tmp_path: Path, room: int
+) -> None:
+    size = len(written(folder, tmp_path))
+    index = Index(folder)
+    fourth = Record(2, 131_072, 196_608, "d" * 32, Place.PART)
+    fifth = Record(4, 262_144, 300_000, "e" * 32, Place.PART)
+    with at_most(size + room), pytest.raises(OSError, match="File too large"):
+        index.held(fourth, HEADING.epoch)
+    index.held(fifth, HEADING.epoch)
+    index.close()
+    assert list(believed(folder).records.values()) == [*RECORDS, fifth]
+
+
+def test_a_second_name_elsewhere_is_not_written_to(folder: int, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / NAME).hardlink_to(victim)
+    written(folder, tmp_path)
+    assert victim.read_bytes() == b"precious"
+    assert list(believed(folder).records.values()) == RECORDS
+
+
+def test_a_link_is_not_followed(folder: int, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / NAME).symlink_to(victim)
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        Index(folder)
+    assert victim.read_bytes() == b"precious"

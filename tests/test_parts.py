@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,3 +120,45 @@ def test_a_file_with_a_second_name_is_not_written_to(folder: int, tmp_path: Path
     part.close()
     assert victim.read_bytes() == b"precious"
     assert (tmp_path / "00002.part").read_bytes() == b"other"
+
+
+def test_the_windows_on_the_merged_file_do_not_overlap(folder: int, tmp_path: Path) -> None:
+    """The one writes where the other ends, in any order."""
+    for number in (3, 1, 2):
+        segment = Segment(number, number * 100, number * 100 + 100)
+        part = Part(open_window(folder, "front"), segment, Place.FRONT)
+        part.write(memoryview(bytes([number]) * 100))
+        part.close()
+    assert (tmp_path / "front").read_bytes() == bytes(100) + b"".join(
+        bytes([number]) * 100 for number in (1, 2, 3)
+    )
+
+
+def test_what_was_reached_before_the_disk_was_full_stays_good(folder: int, tmp_path: Path) -> None:
+    part = opened(folder, Place.PART, ("md5",))
+    part.write(memoryview(DATA)[:40_000])
+    before = part.record(), part.digests()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (45_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            part.write(memoryview(DATA)[40_000:50_000])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (part.record(), part.digests()) == before
+    assert (tmp_path / "00002.part").stat().st_size == 45_000
+    part.write(memoryview(DATA)[40_000:100_000])
+    assert part.record().digest == digest("xxh3_128", DATA[:100_000])
+    part.close()
+    assert (tmp_path / "00002.part").read_bytes() == DATA[:100_000]
+
+
+def test_what_is_no_file_is_taken_out_of_the_way(folder: int, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "00002.part")
+    part = opened(folder, Place.PART)
+    part.write(memoryview(b"data"))
+    part.close()
+    assert (tmp_path / "00002.part").read_bytes() == b"data"
+    (tmp_path / "00003.part").mkdir()
+    with pytest.raises(IsADirectoryError):
+        open_window(folder, "00003.part")

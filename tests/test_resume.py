@@ -29,6 +29,7 @@ from segdl.core.digests import digest
 from segdl.core.errors import ExitCode
 from segdl.core.journal import seal, unseal
 from segdl.core.report import Grade
+from segdl.core.schedule import Fetch, Schedule
 from tests.faults import EVERY_PATH, Answer, FaultServer, Seen, Wire, faults
 from tests.orders import (
     CANARY,
@@ -575,6 +576,39 @@ def what_is_wrong(case: Case) -> str | None:
         return str(error)
     assert run.code in (DONE, DISK)
     return str(run.error()) if run.code is DISK else None
+
+
+# -- files that vanish while it runs ---------------------------------------------------------------
+
+
+def test_an_island_that_vanishes_is_fetched_again(case: Case) -> None:
+    """The front comes to a part that is gone, and waits for it in its place."""
+    case.put(DATA, proof=Proof.DIGEST)
+    gate = threading.Event()
+    case.server.script(PATH, faults.held(gate, 1000), on=lambda r: r.range == (0, SEGMENT))
+    case.server.script(PATH, faults.short_206(1000), on=1)
+
+    def lose(event: segdl.Event) -> None:
+        if isinstance(event, events.SegmentDone) and event.segment == 3:
+            (work_of(case) / "00003.part").unlink()
+            gate.set()
+
+    case.server.script(PATH, faults.held(gate), on=2)
+    run = case.run(listener=lose)
+    assert run.code is DONE
+    case.check_delivered()
+    assert case.server.sent() == SIZE + SEGMENT
+
+
+def test_a_segment_lost_before_its_worker_is_done() -> None:
+    """Another worker's front finds it rotten in the moment between its commit and its end."""
+    schedule = Schedule(retries=1, patience=1.0, chance=lambda: 0.0)
+    schedule.add(0, ("host",), 1, (), pinned=True, recheck=False)
+    work = schedule.take(0, 0.0, None)
+    assert isinstance(work, Fetch)
+    schedule.lost(0, work.segment)
+    schedule.done(work, 0)
+    assert schedule.take(0, 0.0, None) == work
 
 
 # -- a manifest that has changed -------------------------------------------------------------------

@@ -19,7 +19,7 @@ from segdl.core.errors import ExitCode, StoppedError
 if TYPE_CHECKING:
     from segdl.engine.control import Control
 
-GRACE = 1.7  # seconds
+GRACE = 1.5  # seconds
 HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

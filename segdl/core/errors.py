@@ -211,15 +211,21 @@ _MISFITS = {errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ESPIPE, errno.ENXIO}
 def disk_error(error: OSError) -> DiskError:
     """What an error of the local disk means, in one sentence that says what to do."""
     reason = os.strerror(error.errno) if error.errno else "it failed"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno == errno.EFBIG:
+        return DiskError(
+            "no file may be that large here: raise `ulimit -f`, or use another file system"
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"the disk takes no more ({reason})")
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return DiskError(f"too many files are open ({reason}): raise `ulimit -n` and run again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return DiskError(f"segdl may not write there ({reason}): mend the rights and run again")
     if error.errno in _MISFITS or isinstance(error, UnsupportedOperation):
+        what = f" ({error.filename})" if isinstance(error.filename, str) else ""
         return OccupiedError(
-            "something else stands where a file or a folder of segdl's should be: take it away"
+            f"something else stands where a file or a folder of segdl's should be{what}: "
+            "take it away"
         )
     return DiskError(f"the disk failed ({reason}): mend it and run again")
 

@@ -144,7 +144,7 @@ def parse_proxy(text: str) -> str:
 
 _OURS = {
     "host", "range", "if-match", "if-range", "accept-encoding", "connection", "content-length",
-    "transfer-encoding", "te", "upgrade", "expect", "cookie",
+    "transfer-encoding", "te", "upgrade", "expect",
 }  # fmt: skip
 
 

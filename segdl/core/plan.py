@@ -77,6 +77,7 @@ class Pin:
     etag: str | None  # strong, with its quotes; else None
     encoding: str | None = None  # a stored Content-Encoding, kept raw
     modified: str | None = None  # Last-Modified, where it is a strong validator and no ETag is
+    by_digest: bool = False  # what answers have was never seen; the manifest's digests settle it
 
 
 def segment_size(target: Target, manifest: Manifest, options: Options, held: int | None) -> int:

@@ -193,6 +193,7 @@ class Job:
     waiting: dict[int, float] = field(default_factory=dict)  # segment: not before
     tries: dict[int, int] = field(default_factory=dict)
     strikes: dict[int, int] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)  # busy, and to be fetched again after that
 
     @property
     def host(self) -> str:
@@ -398,6 +399,9 @@ class Schedule:
         number = work.segment if isinstance(work, Fetch) else -1
         entry.busy.pop(number, None)
         entry.tries.pop(number, None)
+        if number in entry.lost:
+            entry.lost.discard(number)
+            entry.missing.add(number)
         if isinstance(work, Fetch) and entry.count is None and not entry.missing:
             self._add_next(entry, number)
 
@@ -411,7 +415,9 @@ class Schedule:
     def lost(self, job: int, segment: int) -> None:
         """A segment that was held is not what its record said: it is missing again."""
         entry = self._jobs[job]
-        if not any(segment in place for place in (entry.busy, entry.waiting, entry.missing)):
+        if segment in entry.busy:  # its worker has committed it, and is not done yet
+            entry.lost.add(segment)
+        elif segment not in entry.waiting and segment not in entry.missing:
             entry.missing.add(segment)
 
     def over(self, job: int) -> None:
@@ -425,6 +431,7 @@ class Schedule:
         entry.epoch += 1
         entry.busy.clear()
         entry.waiting.clear()
+        entry.lost.clear()
         entry.missing = Missing(1, count or 1)
         entry.waiting[0] = not_before
         entry.count, entry.pinned, entry.recheck = count, False, False
@@ -511,6 +518,8 @@ class Schedule:
             return self._mirror(work, entry) or self._give_up(
                 work, _exhausted(error, f"given up after {tries} tries")
             )
+        if tries > 1 and len(entry.hosts) > 1:
+            self._next_mirror(entry)  # a silent host must not use up every try
         wait = backoff(tries, self._chance())
         return Restart(wait) if entry.stream else self._later(work, entry, now + wait, now)
 
@@ -581,6 +590,7 @@ class Schedule:
             entry.busy.pop(-1, None)
             entry.recheck = True
         elif entry.busy.pop(work.segment, None) is not None:
+            entry.lost.discard(work.segment)
             entry.missing.add(work.segment)
 
     def _unprobe(self, work: Work, worker: int) -> bool:

@@ -183,7 +183,7 @@ def _pinned(ask: Ask, head: Head, total: int | None) -> Pin:
             raise _contradiction(head, "no strong ETag, where the object had one")
         if found.etag != ask.pin.etag:
             raise StaleError("the object was replaced on the server: its ETag is another")
-    elif found.etag is not None:
+    elif found.etag is not None and not ask.pin.by_digest:
         raise StaleError("the object has an ETag now, and had none: it may be another one")
     elif ask.pin.modified and found.modified and found.modified != ask.pin.modified:
         raise StaleError("the object was replaced on the server: its date is another")

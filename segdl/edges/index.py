@@ -111,6 +111,7 @@ class Index:
             "path": heading.path, "size": heading.size, "segment_size": heading.segment_size,
             "object": heading.object, "offset": heading.offset, "total": pin.total,
             "etag": pin.etag, "encoding": pin.encoding, "modified": pin.modified,
+            "by_digest": pin.by_digest,
         }))  # fmt: skip
 
     def held(self, record: Record, epoch: int) -> None:
@@ -156,6 +157,7 @@ def _heading(line: dict[str, Any]) -> Heading:
             etag=_optional(line["etag"], _text),
             encoding=_optional(line["encoding"], _text),
             modified=_optional(line["modified"], _text),
+            by_digest=line.get("by_digest") is True,
         ),
         epoch=_natural(line["epoch"]),
         offset=_natural(line["offset"]),

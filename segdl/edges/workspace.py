@@ -116,6 +116,9 @@ class Workspace(Depot):
             self.hidden = self._subfolder(self.root, HIDDEN, 0o700)
             failed.callback(os.close, self.hidden)
             self._work = self._subfolder(self.hidden, "work", 0o700)
+            failed.callback(os.close, self._work)
+            for folder in (self.hidden, self._work):
+                os.fchmod(folder, 0o700)  # it may have been made by another hand, or umask
             failed.pop_all()
         self.file_mode = 0o666 & ~_umask()
 

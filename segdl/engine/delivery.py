@@ -6,10 +6,11 @@ And the first question: whether what stands under the final name is the target a
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 from segdl.core.digests import RECORD, hasher
-from segdl.core.errors import ContentError, DiskFullError
+from segdl.core.errors import ContentError, DiskFullError, StoppedError
 from segdl.core.events import timestamp
 from segdl.core.manifest import Target
 from segdl.core.plan import Layout, Place, Record
@@ -43,24 +44,27 @@ class Delivery:
         """Whether something stands under the final name. Raises OSError."""
         return self._workspace.find(target.path) is not None
 
-    def examine(self, task: Task) -> Receipt | None:
+    def examine(self, task: Task, stopped: Callable[[], bool]) -> Receipt | None:
         """The receipt of a target that is there already; None if it has to be fetched.
 
-        Raises OccupiedError if something else is in the way, OSError.
+        Raises OccupiedError if something else is in the way, StoppedError if `stopped` says so
+        before it is known, OSError.
         """
         target = task.target
         found = self._workspace.find(target.path)
         if found is None:
             return None
         same_size = is_file(found) and target.size in (None, found.st_size)
-        if same_size and (receipt := self._recognise(task, found)) is not None:
+        if same_size and (receipt := self._recognise(task, found, stopped)) is not None:
             return receipt
         provable = target.digests or target.pieces
         if self._overwrite or (same_size and not provable):
             return None  # without a digest the content is compared when all of it is here
         raise occupied(target.path)
 
-    def _recognise(self, task: Task, found: os.stat_result) -> Receipt | None:
+    def _recognise(
+        self, task: Task, found: os.stat_result, stopped: Callable[[], bool]
+    ) -> Receipt | None:
         """Hash a file that is there against the manifest, or against a complete index.
 
         The index alone is enough: then a crash came between the rename and the receipt.
@@ -72,7 +76,7 @@ class Delivery:
             return None
         file = self._workspace.open_final(target.path)
         try:
-            digests, segments, own = _hash_file(file, task, layout)
+            digests, segments, own = _hash_file(file, task, layout, stopped)
         finally:
             os.close(file)
         try:
@@ -183,13 +187,15 @@ def asked_for(target: Target, receipt: Receipt) -> bool:
 
 
 def _hash_file(
-    file: int, task: Task, layout: Layout
+    file: int, task: Task, layout: Layout, stopped: Callable[[], bool]
 ) -> tuple[dict[str, str], dict[int, dict[str, str]], tuple[str, ...]]:
     """The digests of a file: of the whole, of each segment, and the records' own."""
     whole = {name: hasher(name) for name in task.proof.of_whole}
     segments: dict[int, dict[str, str]] = {}
     own = []
     for number in range(layout.count or 0):
+        if stopped():
+            raise StoppedError("stopped before it was known")
         segment = layout.segment(number)
         pieces = {name: hasher(name) for name in (*task.proof.of_segment, RECORD)}
         record = Record(number, segment.start, segment.stop, "", Place.FRONT)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
 from segdl.core import events
 from segdl.core.errors import DigestError, DiskFullError, ExitCode, SegdlError, StoppedError
@@ -186,7 +187,11 @@ class Desk:
     def recheck(self, work: Recheck) -> None:
         """Look at what is on disk already: the target itself, or what an index holds of it."""
         task = self.tasks[work.job]
-        if (receipt := self._delivery.examine(task)) is not None:
+        try:
+            receipt = self._delivery.examine(task, self._is_stopped)
+        except StoppedError:
+            return  # the run ends, and says so of every target that is left
+        if receipt is not None:
             self._delivered(work.job, receipt, fetched=False)
         elif task.pin is not None:
             self._delivery.require_room(task)
@@ -196,7 +201,8 @@ class Desk:
     def advance(self, work: Work) -> None:
         """Move a target's front; deliver it if that was the end. Raises OSError, SegdlError."""
         task = self.tasks[work.job]
-        if not task.front.advance(task.files, lambda segment: self._lost(work.job, segment)):
+        lost = partial(self._lost, work.job)
+        if not task.front.advance(task.files, lost, self._is_stopped):
             return
         try:
             receipt = self._delivery.deliver(task)
@@ -218,6 +224,9 @@ class Desk:
             else:
                 task.condemned = True
                 self._restart(job, 0.0)
+
+    def _is_stopped(self) -> bool:
+        return self.stopped is not None
 
     def _lost(self, job: int, segment: int) -> None:
         with self._change:

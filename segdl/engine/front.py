@@ -68,7 +68,12 @@ class Front:
         with self._lock:
             return sum(r.stop - r.start for r in self.held.values())
 
-    def advance(self, files: Files, lost: Callable[[int], None]) -> bool:
+    def advance(
+        self,
+        files: Files,
+        lost: Callable[[int], None],
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> bool:
         """Move the front as far as it goes; True, once, when that is the end of the target.
 
         One thread at a time does it; another returns False at once, and the first goes on over
@@ -80,7 +85,7 @@ class Front:
                 return False
             self._moving = True
         try:
-            while (record := self._next()) is not None:
+            while (record := self._next(stopped())) is not None:
                 self._step(record, files, lost)
         except BaseException:
             self._moving = False
@@ -92,9 +97,9 @@ class Front:
         with self._lock:
             self._completed = False
 
-    def _next(self) -> Record | None:
+    def _next(self, stopped: bool) -> Record | None:
         with self._lock:
-            record = self.held.get(self._number)
+            record = None if stopped else self.held.get(self._number)
             self._moving = record is not None
             return record
 

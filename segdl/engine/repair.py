@@ -108,7 +108,7 @@ class _Seed:
             size=check.size,
             segment_size=check.segment_size,
             object=receipt.object if receipt and receipt.object in ours else min(ours),
-            pin=Pin(total=None if target.slice else check.size, etag=etag),
+            pin=Pin(None if target.slice else check.size, etag, by_digest=etag is None),
             epoch=0,
             offset=target.slice.offset if target.slice else 0,
         )
@@ -146,6 +146,5 @@ class _Seed:
 
 def _alike(one: Heading, other: Heading) -> bool:
     """Whether two headings are of one object, cut in one way."""
-    return replace(one, pin=Pin(None, one.pin.etag), epoch=0) == replace(
-        other, pin=Pin(None, other.pin.etag), epoch=0
-    )
+    pins = [Pin(None, heading.pin.etag) for heading in (one, other)]
+    return replace(one, pin=pins[0], epoch=0) == replace(other, pin=pins[1], epoch=0)

@@ -93,6 +93,7 @@ class Task:
             and heading.size is not None
             and target.size in (None, heading.size)
             and (target.pieces is None or target.pieces.size == heading.segment_size)
+            and (not heading.pin.by_digest or bool(target.digests or target.pieces))
             and (heading.pin.etag is not None or heading.object in ours)
         )
 

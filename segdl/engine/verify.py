@@ -189,6 +189,8 @@ class _Run:
         try:
             scan = _Scan(file, check, layout, self._go_on)
             for number in layout.numbers():
+                if self._stop.is_set():
+                    break  # nobody hears of this finding
                 scan.read(layout.segment(number))
         finally:
             os.close(file)

@@ -1,0 +1,58 @@
+"""Signals while a large file is being hashed: the work ends within two seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+GIB = 1024**3
+SIZE = 60 * GIB  # sparse: nothing of it is on the disk, and hashing it takes half a minute
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Path:
+    """An order whose one target is there, and takes long to be held against its digest."""
+    out = tmp_path / "out"
+    out.mkdir()
+    with (out / "large.bin").open("wb") as file:
+        os.truncate(file.fileno(), SIZE)
+    entry = {"path": "large.bin", "url": "http://127.0.0.1:9/x", "size": SIZE}
+    manifest = tmp_path / "order.json"
+    manifest.write_text(
+        json.dumps({"segdl": 1, "files": [entry | {"hash": {"xxh3_64": "0" * 16}}]})
+    )
+    return manifest
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["verify", "out", "--manifest", "order.json"], ["get", "order.json", "-o", "out"]],
+    ids=["verify", "get"],
+)
+def test_a_signal_ends_the_hashing_of_a_large_file(order: Path, words: list[str]) -> None:
+    command = [sys.executable, "-m", "segdl", *words]
+    process = subprocess.Popen(command, cwd=order.parent, stderr=subprocess.DEVNULL)
+    until_it_reads(process)
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert process.wait(20) == 143
+    assert time.monotonic() - began < 2
+    assert (order.parent / "out" / "large.bin").stat().st_size == SIZE
+
+
+def until_it_reads(process: subprocess.Popen[bytes]) -> None:
+    """Wait until the process has read 256 MiB: then it hashes."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and process.poll() is None:
+        text = Path(f"/proc/{process.pid}/io").read_text(encoding="ascii")
+        if int(text.split()[1]) > GIB // 4:
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never began to hash")
