@@ -225,7 +225,9 @@ def failed(case: Case, **options: Any) -> SegdlError:
     run = case.run(**options)
     assert run.error().target == NAME
     assert str(run.error()) == run.error().message
-    (told,) = run.of(events.TargetFailed) or run.of(events.UrlExpired)
+    ends = (*run.of(events.TargetFailed), *run.of(events.UrlExpired))
+    told = ends[0]
+    assert len(ends) == 1
     assert (told.target, told.message) == (NAME, run.error().message)
     return run.error()
 
@@ -327,9 +329,10 @@ def test_options_that_cannot_be_meant(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize("rate", [0, -1, 1])
 def test_rates_that_cannot_be_meant(rate: int) -> None:
     window = RateWindow(datetime.min.time(), datetime.max.time(), rate)
-    for wrong in (lambda: RateLimit(rate), lambda: RateLimit(None, (window,))):
-        with pytest.raises(segdl.UsageError, match="limit-rate"):
-            wrong()
+    with pytest.raises(segdl.UsageError, match="limit-rate"):
+        RateLimit(rate)
+    with pytest.raises(segdl.UsageError, match="limit-rate"):
+        RateLimit(None, (window,))
     with pytest.raises(segdl.UsageError, match="limit-rate"):
         segdl.Control().set_limit(rate)
 
@@ -424,7 +427,7 @@ def test_counts_are_absolute(case: Case) -> None:
     told = run.of(events.Progress)
     assert len(told) >= 3
     for one, other in pairwise(told):
-        assert one.bytes <= other.bytes <= other.total == 2 * SIZE
+        assert one.bytes <= other.bytes <= 2 * SIZE == other.total
     for each in told:
         assert 0 <= each.connections <= 2
         assert all(0 <= done <= (size or 0) for done, size in each.in_flight.values())

@@ -215,13 +215,16 @@ def test_missing_is_a_set_that_gives_its_lowest(
     count: int, held: set[int], steps: list[int | None]
 ) -> None:
     missing, model = Missing.without(count, held), set(range(count)) - held
+    out: list[int] = []  # what was taken out, and may come back
     for step in steps:
-        if step is not None and step < missing.beyond and step not in model:
-            missing.add(step)
-            model.add(step)
-        elif step is None and model:
+        if step is not None and out:
+            back = out.pop(step % len(out))
+            missing.add(back)
+            model.add(back)
+        elif model:
             assert missing.lowest == min(model)
-            model.remove(missing.pop())
+            out.append(missing.pop())
+            model.remove(out[-1])
         assert bool(missing) == bool(model)
         assert {n for n in range(45) if n in missing} == model
 
@@ -846,10 +849,11 @@ class Orders(RuleBasedStateMachine):
     # -- the workers
 
     @precondition(lambda self: len(self.under_way) < len(self.workers))
-    @rule(data=st.data())
-    def take(self, data: st.DataObject) -> None:
+    @rule(most=st.sampled_from([1, 5]))
+    def take(self, most: int) -> None:
         idle = sorted(set(self.workers) - set(self.under_way))
-        self.take_for(data.draw(st.sampled_from(idle)))
+        for worker in idle[:most]:
+            self.take_for(worker)
 
     def take_for(self, worker: int) -> float | None:
         """Let a worker take work; returns until when it has to wait."""
@@ -931,7 +935,7 @@ class Orders(RuleBasedStateMachine):
         self.plan.release(self.finish(worker), worker)
 
     @precondition(lambda self: self.under_way)
-    @rule(data=st.data(), kind=st.sampled_from(sorted(ERRORS)), progress=st.booleans())
+    @rule(data=st.data(), kind=st.sampled_from([*ERRORS, *["busy"] * 5]), progress=st.booleans())
     def fail(self, data: st.DataObject, kind: str, progress: bool) -> None:
         worker = data.draw(st.sampled_from(sorted(self.under_way)))
         work, error = self.finish(worker), ERRORS[kind]()
