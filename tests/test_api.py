@@ -225,10 +225,9 @@ def failed(case: Case, **options: Any) -> SegdlError:
     run = case.run(**options)
     assert run.error().target == NAME
     assert str(run.error()) == run.error().message
-    ends = (*run.of(events.TargetFailed), *run.of(events.UrlExpired))
-    told = ends[0]
-    assert len(ends) == 1
-    assert (told.target, told.message) == (NAME, run.error().message)
+    told = [(e.target, e.message) for e in run.of(events.TargetFailed)]
+    told += [(e.target, e.message) for e in run.of(events.UrlExpired)]
+    assert told == [(NAME, run.error().message)]
     return run.error()
 
 
