@@ -782,13 +782,15 @@ class Orders(RuleBasedStateMachine):
 
     @initialize(
         retries=st.integers(0, 3),
-        patience=st.sampled_from([0.0, 5.0, 900.0]),
+        patience=st.sampled_from([0.0, 5.0, 900.0, 900.0]),
         chance=st.floats(0, 0.999),
         workers=st.integers(1, 5),
     )
     def begin(self, retries: int, patience: float, chance: float, workers: int) -> None:
         self.plan = Schedule(retries=retries, patience=patience, chance=lambda: chance)
         self.workers = range(workers)
+        self.enter(6, True, False, ("a",), 0, {1}, True)
+        self.enter(3, False, False, ("a", "b"), 0, set(), False)
 
     # -- the order
 
@@ -935,7 +937,7 @@ class Orders(RuleBasedStateMachine):
         self.plan.release(self.finish(worker), worker)
 
     @precondition(lambda self: self.under_way)
-    @rule(data=st.data(), kind=st.sampled_from([*ERRORS, *["busy"] * 5]), progress=st.booleans())
+    @rule(data=st.data(), kind=st.sampled_from([*ERRORS, *["busy"] * 9]), progress=st.booleans())
     def fail(self, data: st.DataObject, kind: str, progress: bool) -> None:
         worker = data.draw(st.sampled_from(sorted(self.under_way)))
         work, error = self.finish(worker), ERRORS[kind]()
@@ -1005,4 +1007,4 @@ class Orders(RuleBasedStateMachine):
 
 
 TestOrders = Orders.TestCase
-TestOrders.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+TestOrders.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
