@@ -513,8 +513,8 @@ extras = st.just(nothing) | st.lists(header, max_size=4)
 pins = st.none() | st.builds(
     Pin,
     total=st.none() | small,
-    etag=st.none() | st.just('"a"'),
-    encoding=st.none() | st.just("gzip"),
+    etag=st.sampled_from([None, '"a"', '"a"']),
+    encoding=st.sampled_from([None, None, "gzip"]),
     modified=st.none() | st.just(EARLIER),
 )
 
@@ -543,10 +543,10 @@ def answers(draw: st.DrawFn, ask: Ask) -> Head:
     right = {
         "content-range": f"bytes {start}-{stop - 1}/{total}",
         "content-length": str(stop - start + draw(off)),
-        "etag": draw(st.sampled_from(['"a"'] * 5 + ['"b"'])),
-        "content-encoding": draw(st.sampled_from(["", "gzip"])),
+        "etag": draw(st.sampled_from(['"a"', '"a"', '"b"'])),
+        "content-encoding": draw(st.sampled_from(["", "", "gzip"])),
     }
-    left = draw(st.sets(st.sampled_from(sorted(right)), min_size=2))
+    left = draw(st.sets(st.sampled_from(sorted(right)), min_size=3))
     headers = [(name, value) for name, value in right.items() if name in left]
     return Head(draw(statuses), (*headers, *draw(extras)), draw(bodies))
 

@@ -7,6 +7,7 @@ origin, and translates every foreign exception once. No URL's text enters a mess
 
 from __future__ import annotations
 
+import errno
 import functools
 import ssl
 import time
@@ -24,6 +25,7 @@ from segdl.core.errors import (
     MisansweredError,
     SegdlError,
     UnreachableError,
+    disk_error,
 )
 from segdl.core.options import Endpoint
 from segdl.core.ranges import range_header
@@ -335,6 +337,8 @@ def _translate(error: Exception, url: ShareURL) -> SegdlError:
             return BrokenError(f"{host} accepted the connection and did not answer in time")
         case httpx.ProtocolError() | httpx.InvalidURL():
             return MisansweredError(f"{host} does not speak HTTP as it should: {_reason(error)}")
+        case OSError(errno=errno.EMFILE | errno.ENFILE):
+            return disk_error(error)
     return BrokenError(f"the connection to {host} broke")
 
 

@@ -78,7 +78,8 @@ def first_to_answer(
 ) -> socket.socket:
     """A socket connected to the first of `addresses` that answers before `end` (monotonic).
 
-    The last address gets all the time that is left; its error speaks for all of them.
+    The last address gets all the time that is left; its error speaks for all of them. Raises
+    httpx.ConnectTimeout, httpx.ConnectError, and OSError where no descriptor is left.
     """
     *others, last = addresses
     share = min(ADDRESS_SECONDS, patience.timeout / len(addresses))
@@ -90,6 +91,8 @@ def first_to_answer(
     except TimeoutError:
         raise httpx.ConnectTimeout(f"{host} did not answer") from None
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # no fault of the host's: this process has no descriptor left
         raise httpx.ConnectError(f"cannot connect to {host}: {reason(error)}") from None
 
 
