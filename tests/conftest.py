@@ -20,6 +20,8 @@ from tests.servers import MinIO, Nginx, Rclone, S3Server, SeaweedFS
 S3_SERVERS: dict[str, type[S3Server]] = {"seaweed": SeaweedFS, "rclone": Rclone, "minio": MinIO}
 SERVER_FIXTURES = {*S3_SERVERS, "nginx", "s3"}
 MISSING = "server missing: "
+# These take long and hardly depend on the interpreter: one Python is enough for them.
+LONG = {"test_audit", "test_fault_server", "test_manifest", "test_schedule", "test_verdict"}
 
 Made = Callable[[int, int], bytes]
 
@@ -127,6 +129,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("servers")
+        if item.path.stem in LONG:
+            item.add_marker("slow")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

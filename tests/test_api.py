@@ -419,7 +419,7 @@ def test_counts_are_absolute(case: Case) -> None:
     """A lost line spoils nothing: each says all of it again."""
     case.put(DATA)
     case.put(OTHER, SECOND)
-    case.server.script(PATH, faults.trickle(5e5))
+    case.server.script(PATH, faults.trickle(2e5))
     run = case.run(connections=2)
     (started,), (finished,) = run.of(events.OrderStarted), run.of(events.OrderFinished)
     assert (started.targets, started.bytes, started.held) == (2, 2 * SIZE, 0)

@@ -693,9 +693,10 @@ def test_s16_a_link_that_ends_in_the_middle(case: Case, connections: int) -> Non
     run = case.run(connections=connections)
     assert (run.code, run.error().cause) == (LINKS, "expired")
     assert len(case.server.requests) <= 2 + connections
-    assert run.report.bytes == 2 * SEGMENT
+    landed = run.report.bytes  # of the probe, and of whichever segment asked second
+    assert landed in (2 * SEGMENT, SEGMENT + SIZE % SEGMENT)
     resign(case)
-    assert case.finish().held == 2 * SEGMENT
+    assert case.finish().held == landed
 
 
 def test_s16_a_hundred_targets_with_one_dead_key(case: Case) -> None:
