@@ -592,8 +592,8 @@ def test_an_island_that_vanishes_is_fetched_again(case: Case) -> None:
     """The front comes to a part that is gone, and waits for it in its place."""
     case.put(DATA, proof=Proof.DIGEST)
     gate = threading.Event()
-    case.server.script(PATH, faults.held(gate, 1000), on=lambda r: r.range == (0, SEGMENT))
     case.server.script(PATH, faults.short_206(1000), on=1)
+    case.server.script(PATH, faults.held(gate), on=lambda r: r.range == (1000, SEGMENT))
 
     def lose(event: segdl.Event) -> None:
         done = isinstance(event, events.SegmentDone) and event.segment == 3

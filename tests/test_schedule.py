@@ -170,6 +170,16 @@ def test_a_recheck_goes_first_and_does_not_hold_the_rest_back() -> None:
     assert taken(plan, 0).segment == 2
 
 
+def test_a_target_that_may_be_there_already_is_not_asked_for_meanwhile() -> None:
+    plan = schedule()
+    plan.add(0, ("a",), 3, (), pinned=False, recheck=True)
+    check = plan.take(0, 0.0, None)
+    assert isinstance(check, Recheck)
+    assert plan.take(1, 0.0, None) == Wait(None)
+    plan.done(check, 0)
+    assert taken(plan, 1).probe
+
+
 def test_epochs_begin_where_the_index_ended() -> None:
     plan = schedule()
     plan.add(0, ("a",), 3, (), pinned=True, recheck=False, epoch=7)
@@ -189,21 +199,22 @@ def test_a_target_of_any_size_takes_no_room() -> None:
     assert taken(plan).segment == 0
 
 
-def test_a_lost_segment_is_missing_once() -> None:
-    plan = with_job(2)
-    first = taken(plan, 0)
-    plan.done(first, 0)
-    second = taken(plan, 0)
-    plan.lost(0, 1)  # it is busy
+@pytest.mark.parametrize("when", ["missing", "busy", "waiting", "held", "held, not done yet"])
+def test_a_lost_segment_is_missing_once(when: str) -> None:
+    plan = with_job(1)
+    work = None if when == "missing" else taken(plan)
+    if work and when == "waiting":
+        plan.settle(work, 0, BrokenError("cut"), 0.0)
+    if work and when == "held":
+        plan.done(work, 0)
     for _ in range(2):
         plan.lost(0, 0)
-    assert taken(plan, 1).segment == 0
-    assert plan.take(2, 0.0, None) == Wait(None)
-    plan.settle(second, 0, BrokenError("cut"), 0.0)
-    plan.lost(0, 1)  # it waits for its next try
-    assert plan.take(0, 0.0, None) != Wait(None)
-    assert taken(plan, 0, 1.0).segment == 1
-    assert plan.take(2, 1.0, None) == Wait(None)
+    if work and when == "busy":
+        plan.settle(work, 0, BrokenError("cut"), 0.0)
+    if work and when == "held, not done yet":
+        plan.done(work, 0)
+    assert taken(plan, 0, 1.0).segment == 0
+    assert plan.take(1, 1.0, None) == Wait(None)
 
 
 @given(
@@ -507,6 +518,17 @@ def test_a_host_does_not_hold_back_another() -> None:
     plan.add(1, ("b",), 2, (), pinned=True, recheck=False)
     plan.settle(taken(plan), 0, busy(), 0.0)
     assert taken(plan).job == 1
+
+
+def test_the_next_probe_is_another_target_s() -> None:
+    """Also for a worker that would rather stay: it may be the target that is bad, not the host."""
+    plan = with_job(3)
+    plan.add(1, ("a",), 3, (), pinned=True, recheck=False)
+    second = taken(plan, 1) if taken(plan, 0).job == 0 else None
+    assert second is not None and second.job == 1
+    plan.release(second, 1)
+    plan.settle(Fetch(0, 0, 0, 0, False, "a", 0), 0, busy(), 0.0)
+    assert taken(plan, 0, 10.0, current=0).job == 1
 
 
 def test_a_probe_that_had_nothing_to_ask_frees_the_host() -> None:
@@ -903,11 +925,12 @@ class Orders(RuleBasedStateMachine):
         return work
 
     @precondition(lambda self: self.under_way)
-    @rule(data=st.data())
-    def succeed(self, data: st.DataObject) -> None:
-        self.succeed_for(data.draw(st.sampled_from(sorted(self.under_way))))
+    @rule(data=st.data(), rots=st.sampled_from([False, False, True]))
+    def succeed(self, data: st.DataObject, rots: bool) -> None:
+        self.succeed_for(data.draw(st.sampled_from(sorted(self.under_way))), rots)
 
-    def succeed_for(self, worker: int) -> None:
+    def succeed_for(self, worker: int, rots: bool = False) -> None:
+        """A worker does what it took; `rots`: what it held was lost before it could say so."""
         work = self.finish(worker)
         target = self.jobs[work.job]
         counts = self.plan.current(work)
@@ -923,7 +946,9 @@ class Orders(RuleBasedStateMachine):
                 if target.stream:
                     self.plan.dedicate(work.job, worker)
                     target.owner = worker
-            if work.segment < target.count:
+            if rots and target.count and not target.stream:
+                self.plan.lost(work.job, work.segment)
+            elif work.segment < target.count:
                 target.held.add(work.segment)
         if len(target.held) == target.count and target.pinned:
             target.state = "delivered"
@@ -1007,4 +1032,4 @@ class Orders(RuleBasedStateMachine):
 
 
 TestOrders = Orders.TestCase
-TestOrders.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
+TestOrders.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
