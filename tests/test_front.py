@@ -110,28 +110,41 @@ def test_part_files_go_once_their_copies_are_flushed_and_recorded(
     assert len(list(tmp_path.glob("*.part"))) < MOST_COPIED
 
 
-def test_the_end_is_announced_once_to_two_threads(files: Files) -> None:
+def test_the_front_moves_while_segments_come(files: Files) -> None:
+    """One thread advances; others commit meanwhile."""
     for _ in range(20):
-        front, ends = front_of(target()), list[bool]()
+        front = front_of(target())
         parts = [write(front, files, number) for number in NUMBERS]
-        halves = parts[::2], parts[1::2]
 
-        def work(
-            half: list[tuple[Record, dict[str, str]]],
-            front: Front = front,
-            ends: list[bool] = ends,
-        ) -> None:
+        def work(half: list[tuple[Record, dict[str, str]]], front: Front = front) -> None:
             for record, digests in half:
                 front.hold(record, digests)
-                ends.append(front.advance(files, lambda _: None))
 
-        threads = [threading.Thread(target=work, args=(half,)) for half in halves]
+        threads = [threading.Thread(target=work, args=(h,)) for h in (parts[::2], parts[1::2])]
         for thread in threads:
             thread.start()
+        while not front.advance(files, lambda _: None):
+            pass
         for thread in threads:
             thread.join()
-        assert ends.count(True) == 1
         assert exact(files)
+
+
+def test_what_could_be_merged_by_now(files: Files) -> None:
+    front, lost = front_of(target()), list[int]()
+    assert front.backlog() == 0
+    for number in (3, 1, 0):
+        front.hold(*write(front, files, number))
+    assert front.backlog() == 2 * PIECE
+    os.pwrite(files.merged, b"rot", 5)
+    assert not front.advance(files, lost.append)
+    assert lost == [0]
+    assert front.backlog() == 0
+    front.hold(*write(front, files, 0))
+    front.hold(*write(front, files, 2))
+    assert front.backlog() == 4 * PIECE
+    front.advance(files, lost.append)
+    assert front.backlog() == 0
 
 
 def _place(number: int) -> Place:
@@ -209,9 +222,6 @@ def test_an_empty_target_is_complete_at_once(files: Files) -> None:
     layout = Layout(0, PIECE)
     empty = Target("e", (URL,), 0)
     front = Front(layout, Proof(empty, layout, Pin(0, None)), 0, {})
-    assert front.advance(files, lambda _: None)
-    assert not front.advance(files, lambda _: None)
-    front.undo_completion()
     assert front.advance(files, lambda _: None)
 
 

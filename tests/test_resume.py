@@ -611,7 +611,7 @@ def test_an_island_that_vanishes_is_fetched_again(case: Case) -> None:
 def test_a_segment_lost_before_its_worker_is_done() -> None:
     """Another worker's front finds it rotten in the moment between its commit and its end."""
     schedule = Schedule(retries=1, patience=1.0, chance=lambda: 0.0)
-    schedule.add(0, ("host",), 1, (), pinned=True, recheck=False)
+    schedule.add(0, ("host",), 1, (), pinned=True, merge=False)
     work = schedule.take(0, 0.0, None)
     assert isinstance(work, Fetch)
     schedule.lost(0, work.segment)

@@ -38,9 +38,9 @@ from segdl.core.schedule import (
     Finished,
     GiveUp,
     Ignore,
+    Merge,
     Missing,
     Pause,
-    Recheck,
     Restart,
     Schedule,
     Wait,
@@ -58,7 +58,7 @@ def with_job(
 ) -> Schedule:
     """A schedule with job 0, pinned, nothing held."""
     plan = schedule(retries, patience)
-    plan.add(0, hosts, count, (), pinned=True, recheck=False)
+    plan.add(0, hosts, count, (), pinned=True, merge=False)
     return plan
 
 
@@ -101,14 +101,14 @@ def test_the_lowest_missing_segment_goes_first(
     count: int | None, held: tuple[int, ...], pinned: bool, given: list[int]
 ) -> None:
     plan = schedule()
-    plan.add(0, ("a",), count, held, pinned=pinned, recheck=False)
+    plan.add(0, ("a",), count, held, pinned=pinned, merge=False)
     assert [taken(plan, worker).segment for worker in range(len(given))] == given
     assert plan.take(9, 0.0, None) == Wait(None)
 
 
 def test_the_probe_goes_alone_and_opens_the_rest() -> None:
     plan = schedule()
-    plan.add(0, ("a",), None, (), pinned=False, recheck=False)
+    plan.add(0, ("a",), None, (), pinned=False, merge=False)
     probe = taken(plan)
     assert (probe.segment, probe.probe) == (0, True)
     assert plan.take(1, 0.0, None) == Wait(None)
@@ -120,7 +120,7 @@ def test_the_probe_goes_alone_and_opens_the_rest() -> None:
 def test_a_worker_stays_and_workers_spread() -> None:
     plan = schedule()
     for job in range(2):
-        plan.add(job, ("a",), 9, (), pinned=True, recheck=False)
+        plan.add(job, ("a",), 9, (), pinned=True, merge=False)
     first, second = taken(plan, 0), taken(plan, 1)
     assert {first.job, second.job} == {0, 1}
     for work, worker in [(first, 0), (second, 1)] * 3:
@@ -133,7 +133,7 @@ def test_a_worker_stays_and_workers_spread() -> None:
 def test_fresh_targets_go_before_help_and_after_what_was_begun() -> None:
     plan = schedule()
     for job in range(3):
-        plan.add(job, ("a",), 2, (), pinned=True, recheck=False)
+        plan.add(job, ("a",), 2, (), pinned=True, merge=False)
     first = taken(plan, 0)
     assert taken(plan, 1).job == 1
     plan.release(first, 0)
@@ -142,7 +142,7 @@ def test_fresh_targets_go_before_help_and_after_what_was_begun() -> None:
 
 def test_a_stream_belongs_to_its_owner() -> None:
     plan = schedule()
-    plan.add(0, ("a",), None, (), pinned=False, recheck=False)
+    plan.add(0, ("a",), None, (), pinned=False, merge=False)
     probe = taken(plan, 5)
     plan.learn(0, None)
     plan.dedicate(0, 5)
@@ -160,21 +160,104 @@ def test_a_stream_belongs_to_its_owner() -> None:
 
 def test_a_recheck_goes_first_and_does_not_hold_the_rest_back() -> None:
     plan = schedule()
-    plan.add(0, ("a",), 3, (0,), pinned=True, recheck=True, epoch=4)
-    check = plan.take(0, 0.0, None)
-    assert check == Recheck(0, 4)
+    plan.add(0, ("a",), 3, (0,), pinned=True, merge=True, epoch=4)
+    check = plan.take_merge()
+    assert check == Merge(0, 4)
     assert taken(plan, 1).segment == 1
     plan.release(check, 0)
-    assert plan.take(0, 0.0, None) == Recheck(0, 4)
+    assert plan.take_merge() == Merge(0, 4)
     plan.done(check, 0)
+    assert plan.take_merge() is None
     assert taken(plan, 0).segment == 2
+
+
+def test_one_thread_at_a_time_merges_a_target() -> None:
+    plan = with_job(3)
+    works = [taken(plan, worker) for worker in range(3)]
+    plan.committed(works[0])
+    first = plan.take_merge()
+    assert first == Merge(0, 0)
+    plan.committed(works[1])
+    assert plan.take_merge() is None  # somebody is at it, and comes again
+    plan.done(first, 0)
+    second = plan.take_merge()
+    assert second == Merge(0, 0)
+    plan.done(second, 0)
+    assert plan.take_merge() is None
+    plan.committed(works[2])
+    plan.over(0)
+    assert plan.take_merge() is None
+
+
+def test_a_restart_makes_a_merge_under_way_void() -> None:
+    plan = with_job(2)
+    work = taken(plan)
+    plan.committed(work)
+    old = plan.take_merge()
+    assert old is not None
+    plan.restarted(0, None)
+    plan.committed(work)  # of the old object
+    plan.done(old, 0)
+    assert plan.take_merge() is None
+
+
+def test_untouched_targets_are_taken_in_the_order_s_order() -> None:
+    plan = schedule()
+    for job, host in enumerate("abab"):
+        plan.expect(job, (host,))
+    assert [taken(plan, worker).job for worker in range(4)] == [0, 1, 2, 3]
+    assert plan.take(4, 0.0, None) == Wait(None)
+
+
+def test_untouched_targets_of_a_busy_host_wait_and_others_go() -> None:
+    plan = schedule()
+    for job, hosts in enumerate([("a",), ("a",), ("b",), ("a", "b")]):
+        plan.expect(job, hosts)
+    plan.settle(taken(plan), 0, busy(), 0.0)
+    assert [(taken(plan, n).job, taken(plan, 9).host) for n in (1,)] == [(2, "b")]
+    assert isinstance(plan.take(3, 0.0, None), Wait)
+    assert taken(plan, 3, 100.0).job in (0, 1)  # the probe
+
+
+def test_a_host_that_is_given_up_takes_its_untouched_targets_along() -> None:
+    plan = schedule(patience=0.0)
+    for job, hosts in enumerate([("a",), ("a",), ("b",), ("a", "b")]):
+        plan.expect(job, hosts)
+    given_up = plan.settle(taken(plan), 0, busy(), 0.0)
+    assert isinstance(given_up, GiveUp) and sorted(given_up.jobs) == [0, 1]
+    assert [(taken(plan, n).job, n) for n in (1, 2)] == [(3, 1), (2, 2)]
+
+
+def test_fresh_urls_for_untouched_targets() -> None:
+    plan = schedule()
+    for job in range(3):
+        plan.expect(job, ("a",))
+    assert taken(plan).job == 0
+    plan.replace_untouched(lambda job: ("b",) if job == 2 else ("a",))
+    assert [(w.job, w.host) for w in (taken(plan, 1), taken(plan, 2))] == [(1, "a"), (2, "b")]
+
+
+def test_of_a_delivered_target_nothing_is_left_and_late_workers_do_no_harm() -> None:
+    plan = with_job(2)
+    first, second = taken(plan, 0), taken(plan, 1)
+    plan.delivered(0)
+    assert not plan.current(second)
+    plan.answered(first, 0)
+    plan.committed(first)
+    plan.progressed(first)
+    plan.done(first, 0)
+    plan.lost(0, 1)
+    assert plan.settle(second, 1, BrokenError("cut"), 0.0) == Ignore()
+    assert plan.take_merge() is None
+    assert plan.take(0, 0.0, None) == Finished()
+    assert not plan.replace_hosts(0, ("b",))
 
 
 def test_a_target_that_may_be_there_already_is_not_asked_for_meanwhile() -> None:
     plan = schedule()
-    plan.add(0, ("a",), 3, (), pinned=False, recheck=True)
-    check = plan.take(0, 0.0, None)
-    assert isinstance(check, Recheck)
+    plan.add(0, ("a",), 3, (), pinned=False, merge=True)
+    check = plan.take_merge()
+    assert isinstance(check, Merge)
     assert plan.take(1, 0.0, None) == Wait(None)
     plan.done(check, 0)
     assert taken(plan, 1).probe
@@ -182,7 +265,7 @@ def test_a_target_that_may_be_there_already_is_not_asked_for_meanwhile() -> None
 
 def test_epochs_begin_where_the_index_ended() -> None:
     plan = schedule()
-    plan.add(0, ("a",), 3, (), pinned=True, recheck=False, epoch=7)
+    plan.add(0, ("a",), 3, (), pinned=True, merge=False, epoch=7)
     work = taken(plan)
     assert work.epoch == 7 and plan.current(work)
     plan.restarted(0, 3)
@@ -192,7 +275,7 @@ def test_epochs_begin_where_the_index_ended() -> None:
 
 def test_a_target_of_any_size_takes_no_room() -> None:
     plan = schedule()
-    plan.add(0, ("a",), 2**47, (), pinned=False, recheck=False)
+    plan.add(0, ("a",), 2**47, (), pinned=False, merge=False)
     plan.learn(0, 2**47) if taken(plan).probe else None
     assert [taken(plan, worker).segment for worker in range(1, 5)] == [1, 2, 3, 4]
     plan.restarted(0, 2**47)
@@ -281,7 +364,7 @@ def test_a_failure(
 def test_one_failure_leaves_the_others_alone() -> None:
     plan = schedule()
     for job in range(2):
-        plan.add(job, ("a",), 1, (), pinned=True, recheck=False)
+        plan.add(job, ("a",), 1, (), pinned=True, merge=False)
     decision = plan.settle(taken(plan), 0, RefusedError("404"), 0.0)
     assert isinstance(decision, GiveUp) and decision.jobs == (0,)
     assert taken(plan).job == 1
@@ -381,7 +464,7 @@ def test_whole_answers_give_up_what_is_held_only_in_the_end() -> None:
 
 def test_a_broken_stream_starts_again_and_counts_on() -> None:
     plan = schedule(retries=2)
-    plan.add(0, ("a",), 4, (), pinned=False, recheck=False)
+    plan.add(0, ("a",), 4, (), pinned=False, merge=False)
     waits = []
     for _ in range(3):
         work = taken(plan, now=HOUR)
@@ -399,7 +482,7 @@ def test_a_broken_stream_starts_again_and_counts_on() -> None:
 def test_a_stream_with_wrong_content_starts_again() -> None:
     """From the middle it could not be read anyway."""
     plan = schedule()
-    plan.add(0, ("a",), 4, (), pinned=False, recheck=False)
+    plan.add(0, ("a",), 4, (), pinned=False, merge=False)
     work = taken(plan)
     plan.learn(0, 4)
     plan.dedicate(0, 0)
@@ -434,7 +517,7 @@ def test_what_an_old_link_said_does_not_count_against_a_fresh_one(error: SegdlEr
 
 def test_a_probe_of_a_host_that_was_replaced_frees_the_host() -> None:
     plan = with_job(2)
-    plan.add(1, ("a",), 1, (), pinned=True, recheck=False)
+    plan.add(1, ("a",), 1, (), pinned=True, merge=False)
     plan.settle(taken(plan, 0), 0, busy(), 0.0)
     probe = taken(plan, 0, 10.0)
     plan.replace_hosts(probe.job, ("b",))
@@ -461,8 +544,7 @@ def test_a_failed_target_is_taken_up_again_with_all_its_segments() -> None:
     plan.release(works[2], 2)
     assert plan.take(0, 0.0, None) == Finished()
     plan.reopen(0)
-    check = plan.take(0, 0.0, None)
-    assert isinstance(check, Recheck)
+    assert isinstance(plan.take_merge(), Merge)
     assert sorted(taken(plan, n).segment for n in range(3)) == [0, 1, 2]
 
 
@@ -515,7 +597,7 @@ def test_retry_after_of_the_second_is_obeyed_too() -> None:
 
 def test_a_host_does_not_hold_back_another() -> None:
     plan = with_job(2)
-    plan.add(1, ("b",), 2, (), pinned=True, recheck=False)
+    plan.add(1, ("b",), 2, (), pinned=True, merge=False)
     plan.settle(taken(plan), 0, busy(), 0.0)
     assert taken(plan).job == 1
 
@@ -523,7 +605,7 @@ def test_a_host_does_not_hold_back_another() -> None:
 def test_the_next_probe_is_another_target_s() -> None:
     """Also for a worker that would rather stay: it may be the target that is bad, not the host."""
     plan = with_job(3)
-    plan.add(1, ("a",), 3, (), pinned=True, recheck=False)
+    plan.add(1, ("a",), 3, (), pinned=True, merge=False)
     second = taken(plan, 1) if taken(plan, 0).job == 0 else None
     assert second is not None and second.job == 1
     plan.release(second, 1)
@@ -550,7 +632,7 @@ def test_a_probe_that_fails_otherwise_shows_that_the_host_is_up(error: SegdlErro
 def test_patience_ends_for_the_host_s_targets_alone() -> None:
     plan = schedule(patience=100.0)
     for job, hosts in enumerate([("a",), ("a",), ("b",), ("a", "b")]):
-        plan.add(job, hosts, 1, (), pinned=True, recheck=False)
+        plan.add(job, hosts, 1, (), pinned=True, merge=False)
     works = {work.job: work for work in (taken(plan, n) for n in range(4))}
     plan.settle(works[0], 0, busy(), 0.0)
     decision = plan.settle(works[1], 1, busy(), 100.0)
@@ -582,7 +664,7 @@ def test_a_held_host_is_left_for_a_mirror_that_has_not_refused() -> None:
 def test_a_fresh_target_goes_to_a_mirror_too() -> None:
     plan = with_job(1)
     plan.settle(taken(plan), 0, busy(), 0.0)
-    plan.add(1, ("a", "b"), 1, (), pinned=True, recheck=False)
+    plan.add(1, ("a", "b"), 1, (), pinned=True, merge=False)
     assert taken(plan).host == "b"
 
 
@@ -622,7 +704,7 @@ class World:
 
     def add(self, job: int, count: int, hosts: tuple[str, ...] = ("a",)) -> None:
         self.counts[job] = count
-        self.plan.add(job, hosts, count, (), pinned=True, recheck=False)
+        self.plan.add(job, hosts, count, (), pinned=True, merge=False)
 
     def run(self, until: float = 40 * HOUR) -> None:
         """Until all is finished."""
@@ -797,7 +879,7 @@ class Orders(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.jobs: dict[int, Target] = {}
-        self.under_way: dict[int, Fetch | Recheck] = {}
+        self.under_way: dict[int, Fetch | Merge] = {}
         self.last: dict[int, int] = {}
         self.silent: dict[str, set[int]] = {}  # hosts that are held back: who probes
         self.not_before: dict[str, float] = {}
@@ -834,7 +916,7 @@ class Orders(RuleBasedStateMachine):
         target = Target(count, told or pinned, stream, epoch, hosts, pinned=pinned)
         target.held = {n for n in held if n < count} if pinned else set()
         self.jobs[job] = target
-        self.plan.add(job, hosts, target.known, target.held, pinned=pinned, recheck=pinned,
+        self.plan.add(job, hosts, target.known, target.held, pinned=pinned, merge=pinned,
                       epoch=epoch)  # fmt: skip
 
     @rule(seconds=st.sampled_from([0.01, 0.3, 1.0, 5.0, 31.0]))
@@ -881,12 +963,12 @@ class Orders(RuleBasedStateMachine):
 
     def take_for(self, worker: int) -> float | None:
         """Let a worker take work; returns until when it has to wait."""
-        match self.plan.take(worker, self.now, self.last.get(worker)):
+        match self.plan.take_merge() or self.plan.take(worker, self.now, self.last.get(worker)):
             case Fetch() as work:
                 self.check_fetch(worker, work)
                 self.under_way[worker] = work
-            case Recheck() as work:
-                assert self.jobs[work.job].state == "open"
+            case Merge() as work:
+                assert self.jobs[work.job].state in ("open", "paused")
                 assert self.jobs[work.job].epoch == work.epoch
                 assert work not in self.under_way.values()
                 self.under_way[worker] = work
@@ -917,7 +999,7 @@ class Orders(RuleBasedStateMachine):
             assert self.now >= self.not_before[work.host]
             self.silent[work.host].add(worker)
 
-    def finish(self, worker: int) -> Fetch | Recheck:
+    def finish(self, worker: int) -> Fetch | Merge:
         work = self.under_way.pop(worker)
         self.last[worker] = work.job
         for probing in self.silent.values():
@@ -970,7 +1052,7 @@ class Orders(RuleBasedStateMachine):
         if progress and isinstance(work, Fetch):
             self.plan.progressed(work)
         decision = self.plan.settle(work, worker, error, self.now)
-        if not current or isinstance(work, Recheck):
+        if not current or isinstance(work, Merge):
             assert isinstance(decision, GiveUp if current else Ignore)
         elif isinstance(error, BusyError):
             self.silent.setdefault(work.host, set())
@@ -980,7 +1062,7 @@ class Orders(RuleBasedStateMachine):
             self.silent.pop(work.host, None)
         self.act(work, decision)
 
-    def act(self, work: Fetch | Recheck, decision: Decision) -> None:
+    def act(self, work: Fetch | Merge, decision: Decision) -> None:
         """What the desk does."""
         target = self.jobs[work.job]
         match decision:

@@ -14,11 +14,16 @@ different files at once. Only when every job has a worker do further ones help, 
   then asked with one probe at a time. The job that met it is held back too, and asked for last: a
   host that answers only for others must not be taken to be down.
 - `settle` sorts every failure by what to do next, and says what it decided.
+- What needs no connection (looking at what is on disk, merging, delivering) is handed out apart, by
+  `take_merge`: one thread at a time for a target, so that no connection waits for a digest.
+- A target that nothing is known of yet costs one number in a queue until its turn comes, and one
+  that is delivered nothing: an order may have a hundred thousand.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -57,8 +62,8 @@ class Fetch:
 
 
 @dataclass(frozen=True, slots=True)
-class Recheck:
-    """Read back and verify what is held, merge it, deliver it if it is all there."""
+class Merge:
+    """Look at what is on disk of a target, move its front, deliver it if it is all there."""
 
     job: int
     epoch: int
@@ -76,8 +81,9 @@ class Finished:
     """Nothing is left to do: every job is delivered, failed or paused."""
 
 
-Work = Fetch | Recheck
-Answer = Work | Wait | Finished
+Work = Fetch | Merge
+Answer = Fetch | Wait | Finished
+Hosts = tuple[str, ...]  # a host for each mirror
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +177,12 @@ class Hold:
 class Job:
     """One target's place in the schedule."""
 
-    hosts: tuple[str, ...]  # a host for each mirror
+    hosts: Hosts
     missing: Missing
     count: int | None  # segments; None while unknown
     pinned: bool = False
-    recheck: bool = False
+    merge: bool = False  # something is to be merged, or to be looked at
+    merging: bool = False  # a thread is at it
     state: State = State.OPEN
     epoch: int = 0
     issue: int = 0
@@ -199,11 +206,6 @@ class Job:
     def host(self) -> str:
         return self.hosts[self.mirror]
 
-    @property
-    def due(self) -> bool:
-        """Whether to recheck now; an earlier recheck may still be under way."""
-        return self.recheck and -1 not in self.busy
-
 
 class Schedule:
     """The order's queue. Not thread-safe: callers hold one lock around every call."""
@@ -213,24 +215,32 @@ class Schedule:
         self._patience = patience
         self._chance = chance
         self._jobs: dict[int, Job] = {}
+        self._untouched: dict[Hosts, deque[int]] = {}  # nothing is known of them yet
         self._fresh: dict[int, None] = {}  # open and never taken, in order
         self._active: dict[int, None] = {}  # open and taken at least once
+        self._due: dict[int, None] = {}  # to be merged, and nobody is at it
         self._holds: dict[str, Hold] = {}
 
     # -- filling ---------------------------------------------------------------------------------
 
+    def expect(self, job: int, hosts: Hosts) -> None:
+        """Enter a target that nothing is known of yet: its first answer will tell."""
+        self._untouched.setdefault(hosts, deque()).append(job)
+
     def add(
-        self, job: int, hosts: tuple[str, ...], count: int | None, held: Iterable[int], *,
-        pinned: bool, recheck: bool, epoch: int = 0,
+        self, job: int, hosts: Hosts, count: int | None, held: Iterable[int], *,
+        pinned: bool, merge: bool, epoch: int = 0,
     ) -> None:  # fmt: skip
         """Enter a target: `count` segments (None: unknown), of which `held` are on disk.
 
-        `recheck`: something of it is on disk, and is looked at before anything is merged.
+        `merge`: something of it is on disk, and is looked at before anything is merged.
         """
         least = 0 if pinned else 1  # even an empty target has to be asked for
         missing = Missing.without(max(count or 0, least), set(held))
-        self._jobs[job] = Job(hosts, missing, count, pinned=pinned, recheck=recheck, epoch=epoch)
+        entry = self._jobs[job] = Job(hosts, missing, count, pinned=pinned, epoch=epoch)
         self._fresh[job] = None
+        if merge:
+            self._want_merge(job, entry)
 
     def learn(self, job: int, count: int | None, held: Iterable[int] = ()) -> None:
         """The probe was answered: there are `count` segments. The probe itself stays busy."""
@@ -250,9 +260,16 @@ class Schedule:
         """The server ignores ranges: the target is read by `worker` alone, from the start."""
         self._jobs[job].stream, self._jobs[job].owner = True, worker
 
-    def replace_hosts(self, job: int, hosts: tuple[str, ...]) -> bool:
+    def replace_untouched(self, hosts: Callable[[int], Hosts]) -> None:
+        """Fresh URLs for the targets that nothing is known of yet."""
+        jobs = sorted(job for queue in self._untouched.values() for job in queue)
+        self._untouched.clear()
+        for job in jobs:
+            self.expect(job, hosts(job))
+
+    def replace_hosts(self, job: int, hosts: Hosts) -> bool:
         """Fresh URLs for a target. Returns whether it was paused and goes on now."""
-        entry = self._jobs[job]
+        entry = self._entry(job)
         entry.hosts, entry.mirror, entry.hold = hosts, 0, None
         entry.refused.clear()
         entry.issue += 1
@@ -268,8 +285,9 @@ class Schedule:
         entry.strikes.clear()
         entry.refused.clear()
         entry.restarts, entry.hold = 0, None
-        entry.recheck = entry.pinned
         self._open(job)
+        if entry.pinned:
+            self._want_merge(job, entry)
 
     def _open(self, job: int) -> None:
         entry = self._jobs[job]
@@ -282,7 +300,7 @@ class Schedule:
     # -- taking ----------------------------------------------------------------------------------
 
     def take(self, worker: int, now: float, current: int | None) -> Answer:
-        """The next work for `worker`, whose last job was `current`."""
+        """The next segment for `worker`, whose last job was `current`."""
         chosen = self._choose(worker, now, current)
         if chosen is None:
             return self._rest(now)
@@ -290,10 +308,6 @@ class Schedule:
         entry.started = True
         self._fresh.pop(chosen, None)
         self._active[chosen] = None
-        if entry.due:
-            entry.recheck = False
-            entry.busy[-1] = worker
-            return Recheck(chosen, entry.epoch)
         if (hold := self._holds.get(entry.host)) is not None:
             hold.probing = worker
         segment = entry.missing.pop()
@@ -302,6 +316,25 @@ class Schedule:
             chosen, segment, entry.epoch, entry.mirror,
             probe=not entry.pinned, host=entry.host, issue=entry.issue,
         )  # fmt: skip
+
+    def take_merge(self) -> Merge | None:
+        """The next target to merge, which is nobody else's until `done`."""
+        job = next(iter(self._due), None)
+        if job is None:
+            return None
+        entry = self._jobs[job]
+        del self._due[job]
+        entry.merge, entry.merging = False, True
+        return Merge(job, entry.epoch)
+
+    def look(self, job: int) -> None:
+        """Something stands where a target that nothing is known of shall go: look at that first."""
+        self._want_merge(job, self._jobs[job])
+
+    def _want_merge(self, job: int, entry: Job) -> None:
+        entry.merge = True
+        if not entry.merging and entry.state is not State.OVER:
+            self._due[job] = None
 
     def _choose(self, worker: int, now: float, current: int | None) -> int | None:
         best: tuple[int, int, bool, int] | None = None
@@ -315,23 +348,45 @@ class Schedule:
             if best is None or rank < best:
                 best = rank
         if best is None or best[:2] != (0, 0):
-            for job in self._fresh:
-                if self._ready(self._jobs[job], worker, now):
-                    return job
+            fresh = (job for job in self._fresh if self._ready(self._jobs[job], worker, now))
+            if (found := next(fresh, None)) is not None:
+                return found
+            free = [hosts for hosts in self._untouched if self._could_ask(hosts, now)]
+            if free:
+                job = self._touch(min(free, key=lambda hosts: self._untouched[hosts][0]))
+                self._elsewhere(self._jobs[job])
+                return job
         return best[3] if best is not None else None
 
+    def _touch(self, hosts: Hosts) -> int:
+        """Enter the first of the untouched targets with these hosts."""
+        queue = self._untouched[hosts]
+        job = queue.popleft()
+        if not queue:
+            del self._untouched[hosts]
+        self.add(job, hosts, None, (), pinned=False, merge=False)
+        return job
+
+    def _could_ask(self, hosts: Hosts, now: float) -> bool:
+        return self._is_free(hosts[0], now) or any(host not in self._holds for host in hosts)
+
+    def _is_free(self, host: str, now: float) -> bool:
+        hold = self._holds.get(host)
+        return hold is None or (hold.probing is None and now >= hold.until)
+
     def _ready(self, entry: Job, worker: int, now: float) -> bool:
-        if entry.due:
-            return True
-        if not entry.missing or (not entry.pinned and (entry.busy or entry.missing.lowest)):
+        if not entry.missing:
+            return False
+        if not entry.pinned and (entry.busy or entry.merge or entry.merging):
+            return False
+        if not entry.pinned and entry.missing.lowest:
             return False
         if entry.stream and (entry.busy or entry.owner not in (None, worker)):
             return False
         self._elsewhere(entry)
         if entry.hold is not None and now < entry.hold.until:
             return False
-        hold = self._holds.get(entry.host)
-        return hold is None or (hold.probing is None and now >= hold.until)
+        return self._is_free(entry.host, now)
 
     def _wake(self, entry: Job, now: float) -> None:
         due = [segment for segment, when in entry.waiting.items() if when <= now]
@@ -348,7 +403,7 @@ class Schedule:
                 entry.mirror, entry.hold = free, None
 
     def _rest(self, now: float) -> Wait | Finished:
-        if not self._active and not self._fresh:
+        if not (self._active or self._fresh or self._untouched):
             return Finished()
         active = [self._jobs[job] for job in self._active]
         times = [t for entry in active for t in entry.waiting.values()]
@@ -364,10 +419,14 @@ class Schedule:
 
     # -- reporting back --------------------------------------------------------------------------
 
+    def _entry(self, job: int) -> Job:
+        """A job; of one that is delivered there is only this left."""
+        return self._jobs.get(job) or Job((), Missing(0, 0), 0, state=State.OVER, epoch=-1)
+
     def current(self, work: Work) -> bool:
         """Whether the work still counts: its target is not over and was not started again."""
-        entry = self._jobs[work.job]
-        return entry.state is not State.OVER and entry.epoch == work.epoch
+        entry = self._jobs.get(work.job)
+        return entry is not None and entry.state is not State.OVER and entry.epoch == work.epoch
 
     def answered(self, work: Fetch, worker: int) -> None:
         """The host gave an answer that was believed.
@@ -376,7 +435,7 @@ class Schedule:
         """
         if self._unprobe(work, worker):
             del self._holds[work.host]
-        entry = self._jobs[work.job]
+        entry = self._entry(work.job)
         if self._still(work, entry):
             entry.hold = None
 
@@ -387,42 +446,63 @@ class Schedule:
 
     def progressed(self, work: Fetch) -> None:
         """A byte came beyond the furthest that was reached: the tries start from none again."""
-        entry = self._jobs[work.job]
+        entry = self._entry(work.job)
         entry.tries.pop(_STREAM if entry.stream else work.segment, None)
 
+    def committed(self, work: Fetch) -> None:
+        """The segment is held, or the target ended before it: its front may move."""
+        entry = self._entry(work.job)
+        if entry.epoch == work.epoch:
+            self._want_merge(work.job, entry)
+
     def done(self, work: Work, worker: int) -> None:
-        """The work is over: the segment is held, or what was held is rechecked."""
+        """The work is over: the segment is held, or the front has moved."""
         self._unprobe(work, worker)  # what was held already has asked nobody
-        entry = self._jobs[work.job]
+        entry = self._entry(work.job)
         if entry.epoch != work.epoch:
             return
-        number = work.segment if isinstance(work, Fetch) else -1
+        if isinstance(work, Merge):
+            self._merged(work.job, entry)
+            return
+        number = work.segment
         entry.busy.pop(number, None)
         entry.tries.pop(number, None)
         if number in entry.lost:
             entry.lost.discard(number)
             entry.missing.add(number)
-        if isinstance(work, Fetch) and entry.count is None and not entry.missing:
+        if entry.count is None and not entry.missing:
             self._add_next(entry, number)
+
+    def _merged(self, job: int, entry: Job) -> None:
+        entry.merging = False
+        if entry.merge and entry.state is not State.OVER:  # more has come meanwhile
+            self._due[job] = None
 
     def release(self, work: Work, worker: int) -> None:
         """The work was not done and nothing is wrong with it (a pause, a stop)."""
         self._unprobe(work, worker)
-        entry = self._jobs[work.job]
+        entry = self._entry(work.job)
         if entry.epoch == work.epoch:
             self._put_back(entry, work)
 
     def lost(self, job: int, segment: int) -> None:
         """A segment that was held is not what its record said: it is missing again."""
-        entry = self._jobs[job]
+        entry = self._entry(job)
         if segment in entry.busy:  # its worker has committed it, and is not done yet
             entry.lost.add(segment)
         elif segment not in entry.waiting and segment not in entry.missing:
             entry.missing.add(segment)
 
+    def delivered(self, job: int) -> None:
+        """The target is delivered: nothing of it is left here."""
+        self._close(job)
+        self._due.pop(job, None)
+        del self._jobs[job]
+
     def over(self, job: int) -> None:
-        """The target is delivered, or failed for good."""
+        """The target has failed for good, unless it is taken up again."""
         self._jobs[job].state = State.OVER
+        self._due.pop(job, None)
         self._close(job)
 
     def restarted(self, job: int, count: int | None, not_before: float = 0.0) -> None:
@@ -434,18 +514,20 @@ class Schedule:
         entry.lost.clear()
         entry.missing = Missing(1, count or 1)
         entry.waiting[0] = not_before
-        entry.count, entry.pinned, entry.recheck = count, False, False
+        entry.count, entry.pinned = count, False
+        entry.merge = entry.merging = False
+        self._due.pop(job, None)
         entry.stream, entry.owner, entry.confirmed = False, None, False
 
     def settle(self, work: Work, worker: int, error: SegdlError, now: float) -> Decision:
         """What becomes of failed work. The segment has been put back where that is right."""
         held_back = self._unprobe(work, worker)
-        entry = self._jobs[work.job]
+        entry = self._entry(work.job)
         if not self.current(work):
             if entry.epoch == work.epoch:  # it is over, but may be taken up again
                 self._put_back(entry, work)
             return Ignore()
-        if isinstance(work, Recheck):
+        if isinstance(work, Merge):
             return self._give_up(work, error)
         match error:
             case BusyError():
@@ -491,6 +573,9 @@ class Schedule:
     def _forsake(self, host: str, error: SegdlError) -> Decision:
         """Patience with a host is used up: its targets move to a mirror, or are over."""
         del self._holds[host]
+        for hosts in [hosts for hosts in self._untouched if hosts[0] == host]:
+            while hosts in self._untouched:
+                self._touch(hosts)
         open_jobs = [j for j in (*self._active, *self._fresh) if self._jobs[j].host == host]
         ended = tuple(j for j in open_jobs if not self._leave(self._jobs[j], host))
         for job in ended:
@@ -586,9 +671,9 @@ class Schedule:
         return True
 
     def _put_back(self, entry: Job, work: Work) -> None:
-        if isinstance(work, Recheck):
-            entry.busy.pop(-1, None)
-            entry.recheck = True
+        if isinstance(work, Merge):
+            entry.merge = True
+            self._merged(work.job, entry)
         elif entry.busy.pop(work.segment, None) is not None:
             entry.lost.discard(work.segment)
             entry.missing.add(work.segment)

@@ -1,6 +1,6 @@
-"""The desk between the schedule and the workers: hands work out, takes results in.
+"""The desk between the schedule and the workers and mergers: hands work out, takes results in.
 
-Everything that workers share is here, behind one condition: the schedule, what came of each
+Everything that they share is here, behind one condition: the schedule, what came of each
 target, the rate limit, and whether the run pauses or stops. What the schedule decides is acted on
 here, and told as events. Steering from outside (`control`) ends here too.
 """
@@ -10,14 +10,22 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
 from segdl.core import events
-from segdl.core.errors import DigestError, DiskFullError, ExitCode, SegdlError, StoppedError
+from segdl.core.errors import (
+    DigestError,
+    DiskFullError,
+    ExitCode,
+    SegdlError,
+    StoppedError,
+    disk_error,
+)
 from segdl.core.manifest import Manifest, Target
-from segdl.core.options import Options, RateLimit
+from segdl.core.options import MIB, Options, RateLimit
 from segdl.core.pace import Bucket, Crowd
 from segdl.core.report import Receipt
 from segdl.core.schedule import (
@@ -27,8 +35,8 @@ from segdl.core.schedule import (
     Finished,
     GiveUp,
     Ignore,
+    Merge,
     Pause,
-    Recheck,
     Restart,
     Schedule,
     Wait,
@@ -36,16 +44,28 @@ from segdl.core.schedule import (
 )
 from segdl.core.urls import ShareURL
 from segdl.engine.delivery import Delivery
+from segdl.engine.tally import Tally
 from segdl.engine.task import Task
 
 Emit = Callable[[events.Event], None]
+MOST_BEHIND = 256 * MIB  # bytes that a target's front may lag: what is not merged takes room twice
 
 
 class Desk:
     """What the workers of one run share. Every method is thread-safe."""
 
-    def __init__(self, options: Options, delivery: Delivery, emit: Emit) -> None:
-        self.tasks: dict[int, Task] = {}
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        make_task: Callable[[Target], Task],
+        options: Options,
+        delivery: Delivery,
+        emit: Emit,
+    ) -> None:
+        """`targets` are the order's; their numbers are those of the schedule's jobs."""
+        self.targets = list(targets)
+        self.tasks: dict[int, Task] = {}  # under way, paused, or failed with work done
+        self.tally = Tally(targets)
         self.receipts: dict[int, Receipt] = {}
         self.recognised: set[str] = set()  # paths that were there, without a receipt
         self.failures: dict[int, SegdlError] = {}
@@ -56,9 +76,12 @@ class Desk:
         self._schedule = Schedule(
             retries=options.retries, patience=options.patience, chance=random.random
         )
+        self._make_task = make_task
         self._delivery = delivery
         self._emit = emit
-        self._change = threading.Condition()
+        lock = threading.RLock()
+        self._change = threading.Condition(lock)
+        self._due = threading.Condition(lock)  # there is something to merge, or the end
         self._bucket = Bucket()
         self._fixed = options.connections
         self._crowd = Crowd()
@@ -66,29 +89,44 @@ class Desk:
         self._limit = options.limit_rate
         self._paused = False
 
-    def enter(self, number: int, task: Task, *, recheck: bool) -> None:
-        """Put a target into the schedule. `recheck`: something of it is on disk already."""
-        pinned = task.pin is not None
+    def expect(self, number: int) -> None:
+        """Put a target into the schedule of which nothing is known to be on disk."""
+        self._schedule.expect(number, _hosts(self.targets[number].urls))
+
+    def enter(self, number: int, task: Task) -> None:
+        """Put a target into the schedule that an index is there for."""
         self.tasks[number] = task
+        task.unseen = True
         self._schedule.add(
             number,
             _hosts(task.urls),
             task.layout.count,
             task.front.held,
-            pinned=pinned,
-            recheck=recheck or pinned,
+            pinned=task.pin is not None,
+            merge=True,
             epoch=task.epoch,
         )
+
+    def deliver_before(self, number: int, receipt: Receipt) -> None:
+        """A target was delivered by an earlier run."""
+        self.receipts[number] = receipt
+        self._count_delivered(number, receipt)
 
     # -- work out --------------------------------------------------------------------------------
 
     def next_work(
         self, worker: int, current: int | None, hang_up: Callable[[], None]
-    ) -> Work | None:
-        """The next work for a worker, waited for; None when the run is over for it.
+    ) -> Fetch | None:
+        """The next segment for a worker, waited for; None when the run is over for it.
 
         `hang_up` is called before a pause, which may be long.
         """
+        while (work := self._take(worker, current, hang_up)) is not None:
+            if work.job in self.tasks or self._touch(worker, work):
+                return work
+        return None
+
+    def _take(self, worker: int, current: int | None, hang_up: Callable[[], None]) -> Fetch | None:
         with self._change:
             while self.stopped is None and not self._finished:
                 spare = worker >= self.allowed and not self._schedule.owns(worker)
@@ -100,15 +138,43 @@ class Desk:
                 match self._schedule.take(worker, now, current):
                     case Finished():
                         self._finished = True
-                        self._change.notify_all()
+                        self._notify_all()
                     case Wait(until):
                         self._change.wait(None if until is None else max(until - now, 0.0))
                     case Fetch() as work:
                         self.busy[worker] = work
                         return work
-                    case Recheck() as work:
-                        return work
             return None
+
+    def _touch(self, worker: int, work: Fetch) -> bool:
+        """Make the task of a target at its first turn; False if something stands in its way,
+        which is looked at first."""
+        task = self._make_task(self.targets[work.job])
+        try:
+            task.unseen = self._delivery.in_the_way(task.target)
+        except OSError as error:
+            self.failed(worker, work, disk_error(error), progress=False)
+            return False
+        self.tasks[work.job] = task
+        if task.unseen:
+            self.dropped(worker, work)
+            with self._change:
+                self._schedule.look(work.job)
+                self._due.notify()
+        return not task.unseen
+
+    def next_merge(self) -> Merge | None:
+        """The next target to merge, waited for; None when the run is over."""
+        with self._due:
+            while self.stopped is None and not self._finished:
+                if (work := self._schedule.take_merge()) is not None:
+                    return work
+                self._due.wait()
+            return None
+
+    def _notify_all(self) -> None:
+        self._change.notify_all()
+        self._due.notify_all()
 
     @property
     def allowed(self) -> int:
@@ -150,20 +216,19 @@ class Desk:
         with self._change:
             self._schedule.answered(work, worker)
             self._change.notify_all()
-        self.tasks[work.job].proven = True
 
-    def admitted(self, worker: int, work: Fetch) -> None:
+    def admitted(self, worker: int, work: Fetch, task: Task) -> None:
         """The probe was answered, and the target is pinned: other workers may join."""
-        task = self.tasks[work.job]
         self._delivery.require_room(task)
         with self._change:
             self._schedule.learn(work.job, task.layout.count)
             if task.whole:
                 self._schedule.dedicate(work.job, worker)
             self._change.notify_all()
-        self._started(task)
+        self._started(work.job, task)
 
-    def _started(self, task: Task) -> None:
+    def _started(self, job: int, task: Task) -> None:
+        self.tally.learn(job, task.target, task.layout.size)
         etag = task.pin.etag if task.pin else None
         self._emit(
             events.TargetStarted(
@@ -171,9 +236,8 @@ class Desk:
             )
         )
 
-    def segment_done(self, work: Fetch, length: int, seconds: float) -> None:
-        """A segment is committed: move the front, and deliver if that was the last."""
-        task = self.tasks[work.job]
+    def segment_done(self, work: Fetch, task: Task, length: int, seconds: float) -> None:
+        """A segment is committed: a merger moves the front over it."""
         self._emit(
             events.SegmentDone(
                 target=task.target.path,
@@ -182,25 +246,50 @@ class Desk:
                 seconds=round(seconds, 3),
             )
         )
-        self.advance(work)
+        self.committed(work)
+        self._keep_up(work, task)
 
-    def recheck(self, work: Recheck) -> None:
-        """Look at what is on disk already: the target itself, or what an index holds of it."""
+    def committed(self, work: Fetch) -> None:
+        """There is something to merge: a segment, or the end of a target before one."""
+        with self._change:
+            self._schedule.committed(work)
+            self._due.notify()
+
+    def _keep_up(self, work: Fetch, task: Task) -> None:
+        """Hold a worker back while the front of its target lags far behind."""
+        with self._change:
+            while task.front.backlog() > MOST_BEHIND and self.wanted(work):
+                self._change.wait(0.5)
+
+    # -- merges ----------------------------------------------------------------------------------
+
+    def merge(self, work: Merge) -> None:
+        """Look at what is on disk of a target, move its front, deliver it if that was the end.
+
+        Raises OSError, SegdlError.
+        """
         task = self.tasks[work.job]
+        with task.in_use():
+            if task.unseen and not self._look(work, task):
+                return
+            if task.pin is not None:
+                self._advance(work, task)
+
+    def _look(self, work: Merge, task: Task) -> bool:
+        """Whether to go on with a target of which something was on disk before this run."""
         try:
             receipt = self._delivery.examine(task, self._is_stopped)
         except StoppedError:
-            return  # the run ends, and says so of every target that is left
+            return False  # the run ends, and says so of every target that is left
+        task.unseen = False
         if receipt is not None:
-            self._delivered(work.job, receipt, fetched=False)
+            self._delivered(work.job, task, receipt, fetched=False)
         elif task.pin is not None:
             self._delivery.require_room(task)
-            self._started(task)
-            self.advance(work)
+            self._started(work.job, task)
+        return receipt is None
 
-    def advance(self, work: Work) -> None:
-        """Move a target's front; deliver it if that was the end. Raises OSError, SegdlError."""
-        task = self.tasks[work.job]
+    def _advance(self, work: Merge, task: Task) -> None:
         lost = partial(self._lost, work.job)
         if not task.front.advance(task.files, lost, self._is_stopped):
             return
@@ -208,17 +297,23 @@ class Desk:
             receipt = self._delivery.deliver(task)
         except DigestError as error:
             self._condemn(work.job, task, error)
-        except BaseException:
-            task.front.undo_completion()
-            raise
         else:
-            self._delivered(work.job, receipt, fetched=True)
+            self._delivered(work.job, task, receipt, fetched=True)
+
+    def merged(self, work: Merge) -> None:
+        """The merge is over."""
+        with self._change:
+            self._schedule.done(work, _NOBODY)
+            self._notify_all()
+
+    def merge_failed(self, work: Merge, error: SegdlError) -> None:
+        """The merge failed, and so its target."""
+        self.failed(_NOBODY, work, error, progress=False)
 
     def _condemn(self, job: int, task: Task, error: DigestError) -> None:
         """The whole is not what the manifest says: fetch it again once, then give up."""
         with self._change:
             if task.condemned:
-                task.front.undo_completion()
                 self._schedule.over(job)
                 self._fail(job, error)
             else:
@@ -233,16 +328,17 @@ class Desk:
             self._schedule.lost(job, segment)
             self._change.notify_all()
 
-    def _delivered(self, job: int, receipt: Receipt, *, fetched: bool) -> None:
-        task = self.tasks[job]
+    def _delivered(self, job: int, task: Task, receipt: Receipt, *, fetched: bool) -> None:
         with self._change:
             self.receipts[job] = receipt
             if not fetched:
                 self.recognised.add(receipt.path)
+            self._count_delivered(job, receipt)
             self.failures.pop(job, None)
-            self._schedule.over(job)
+            self._schedule.delivered(job)
+            del self.tasks[job]
             task.over = True
-            self._change.notify_all()
+            self._notify_all()
         self._emit(
             events.TargetDone(
                 target=receipt.path,
@@ -254,14 +350,24 @@ class Desk:
             )
         )
 
-    def done(self, worker: int, work: Work) -> None:
-        """The work is over."""
+    def _count_delivered(self, job: int, receipt: Receipt) -> None:
+        self.tally.delivered += receipt.size
+        self.tally.learn(job, self.targets[job], receipt.size)
+
+    def present(self) -> int:
+        """Bytes of the order that are on disk, delivered or held."""
+        with self._change:
+            under_way = list(self.tasks.values())
+            return self.tally.delivered + sum(task.present() for task in under_way)
+
+    def done(self, worker: int, work: Fetch) -> None:
+        """The segment is held."""
         with self._change:
             self.busy.pop(worker, None)
             self._schedule.done(work, worker)
             self._change.notify_all()
 
-    def dropped(self, worker: int, work: Work) -> None:
+    def dropped(self, worker: int, work: Fetch) -> None:
         """The work was given back as it was."""
         with self._change:
             self.busy.pop(worker, None)
@@ -271,21 +377,22 @@ class Desk:
     def failed(self, worker: int, work: Work, error: SegdlError, *, progress: bool) -> None:
         """The work failed: the schedule decides what becomes of it."""
         if isinstance(error, DiskFullError) and error.missing is None:
-            error = self._delivery.no_room(self.tasks[work.job], error.message)
+            task = self.tasks.get(work.job)
+            error = self._delivery.no_room(task, error.message) if task else error
         with self._change:
             self.busy.pop(worker, None)
             if progress and isinstance(work, Fetch):
                 self._schedule.progressed(work)
             decision = self._schedule.settle(work, worker, error, time.monotonic())
             self._act(work, error, decision)
-            self._change.notify_all()
+            self._notify_all()
 
     def crashed(self, error: BaseException) -> None:
         """A worker met what nobody expected: the run ends cleanly."""
         with self._change:
             self.crash = self.crash or error
             self.stopped = self.stopped or ExitCode.MIXED
-            self._change.notify_all()
+            self._notify_all()
 
     # -- decisions -------------------------------------------------------------------------------
 
@@ -311,7 +418,7 @@ class Desk:
     def _tell_retry(self, work: Fetch, error: SegdlError, wait: float) -> None:
         self._emit(
             events.Retry(
-                target=self.tasks[work.job].target.path,
+                target=self.targets[work.job].path,
                 segment=work.segment,
                 cause=error.cause,
                 message=error.message,
@@ -328,7 +435,7 @@ class Desk:
             self._change.notify_all()
 
     def _pause_target(self, job: int, error: SegdlError) -> None:
-        path = self.tasks[job].target.path
+        path = self.targets[job].path
         self.failures[job] = error
         self._emit(
             events.UrlExpired(target=path, message=error.message, request_id=error.request_id)
@@ -336,10 +443,10 @@ class Desk:
         self._emit(events.TargetPaused(target=path, cause=error.cause))
 
     def _fail(self, job: int, error: SegdlError) -> None:
-        task = self.tasks[job]
         self.failures[job] = error
-        task.over = True
-        self.tell_failure(task.target, error)
+        if (task := self.tasks.get(job)) is not None:
+            task.over = True
+        self.tell_failure(self.targets[job], error)
 
     def tell_failure(self, target: Target, error: SegdlError) -> None:
         """The event of a target that will not be delivered in this run."""
@@ -360,7 +467,7 @@ class Desk:
         """End the run; what is under way is kept."""
         with self._change:
             self.stopped = self.stopped or code
-            self._change.notify_all()
+            self._notify_all()
 
     def set_paused(self, paused: bool) -> None:
         """Stop fetching, or go on."""
@@ -376,43 +483,58 @@ class Desk:
     def retry_failed(self) -> None:
         """Take up the targets that failed, while the run lasts."""
         with self._change:
-            for job in [job for job in self.failures if job in self.tasks]:
-                task = self.tasks[job]
-                del self.failures[job]
-                task.over = task.condemned = False
-                self._schedule.reopen(job)
-            self._change.notify_all()
+            for job in list(self.failures):
+                self._take_up(job)
+            self._notify_all()
+
+    def _take_up(self, job: int) -> None:
+        """Go on with a target that failed."""
+        del self.failures[job]
+        if (task := self.tasks.get(job)) is not None:
+            task.over = task.condemned = False
+        self._schedule.reopen(job)
 
     def refresh(self, manifest: Manifest) -> int:
         """Fresh URLs for the targets of the same object, or of the same path and size."""
         fresh = {target.path: target for target in manifest.targets}
         taken = 0
         with self._change:
-            for job, task in self.tasks.items():
-                other = fresh.get(task.target.path)
-                if other is None or job in self.receipts:
-                    continue
-                if other.size is not None and task.layout.size not in (None, other.size):
-                    continue
-                taken += 1
-                task.urls = other.urls
-                resumed = self._schedule.replace_hosts(job, _hosts(other.urls))
-                if self.failures.pop(job, None) is not None and not resumed:
-                    task.over = task.condemned = False
-                    resumed = True
-                    self._schedule.reopen(job)
-                if resumed:
-                    self._emit(events.TargetResumed(target=task.target.path))
-            self._change.notify_all()
+            for job, target in enumerate(self.targets):
+                other = fresh.get(target.path)
+                if other is not None and job not in self.receipts:
+                    taken += self._renew(job, target, other)
+            self._schedule.replace_untouched(lambda job: _hosts(self.targets[job].urls))
+            self._notify_all()
         return taken
+
+    def _renew(self, job: int, target: Target, other: Target) -> bool:
+        task = self.tasks.get(job)
+        size = task.layout.size if task else target.size
+        if other.size is not None and size not in (None, other.size):
+            return False
+        self.targets[job] = replace(target, urls=other.urls)
+        if task is not None:
+            task.urls = other.urls
+        resumed = self._schedule.replace_hosts(job, _hosts(other.urls))
+        if resumed:
+            del self.failures[job]
+        elif job in self.failures:
+            self._take_up(job)
+            resumed = True
+        if resumed:
+            self._emit(events.TargetResumed(target=target.path))
+        return True
 
     def unfinished(self) -> dict[int, SegdlError]:
         """Every target that was not delivered, with the reason."""
         stopped = StoppedError("stopped before it was complete: run again to go on")
         if self.stopped is None:
             return dict(self.failures)
-        missing = {n: stopped for n in self.tasks if n not in self.receipts}
+        missing = {n: stopped for n in range(len(self.targets)) if n not in self.receipts}
         return missing | self.failures
+
+
+_NOBODY = -1  # a merger, where a worker is asked for
 
 
 def _hosts(urls: tuple[ShareURL, ...]) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """The front of a target: its contiguous, verified beginning, and the segments that follow on.
 
-A worker that commits a segment moves the front over it and over every held segment that now
-touches it: one from a part file is copied into the merged file; one that was held before this
-process began, and every one where a digest of the whole is wanted, is read back. What is read back
-and is not what its record says is lost, and fetched again in its place.
+A merger moves the front over every held segment that touches it: one from a part file is copied
+into the merged file; one that was held before this process began, and every one where a digest of
+the whole is wanted, is read back. What is read back and is not what its record says is lost, and
+fetched again in its place.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Files:
 
 
 class Front:
-    """Which segments are held, and how far they are merged. Thread-safe."""
+    """Which segments are held, and how far they are merged. Thread-safe; one thread advances it."""
 
     def __init__(self, layout: Layout, proof: Proof, epoch: int, held: Mapping[int, Record]):
         self.layout = layout
@@ -46,8 +46,7 @@ class Front:
         self.whole: dict[str, Hasher] = {name: hasher(name) for name in proof.of_whole}
         self._lock = threading.Lock()
         self._number = 0  # the first segment that is not merged
-        self._moving = False
-        self._completed = False
+        self._reach = 0  # no segment before this one is missing, as far as was looked
         self._copied: list[int] = []
 
     def hold(self, record: Record, digests: Mapping[str, str]) -> None:
@@ -68,46 +67,26 @@ class Front:
         with self._lock:
             return sum(r.stop - r.start for r in self.held.values())
 
+    def backlog(self) -> int:
+        """Bytes, up to one segment more, that could be merged by now and are not."""
+        with self._lock:
+            while self._reach in self.held:
+                self._reach += 1
+            return (self._reach - self._number) * self.layout.segment_size
+
     def advance(
         self,
         files: Files,
         lost: Callable[[int], None],
         stopped: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Move the front as far as it goes; True, once, when that is the end of the target.
+        """Move the front as far as it goes; True if that is the end of the target.
 
-        One thread at a time does it; another returns False at once, and the first goes on over
-        what the other has committed. `lost` hears of segments that must be fetched again.
-        Raises OSError.
+        `lost` hears of segments that must be fetched again. Raises OSError.
         """
-        with self._lock:
-            if self._moving:
-                return False
-            self._moving = True
-        try:
-            while (record := self._next(stopped())) is not None:
-                self._step(record, files, lost)
-        except BaseException:
-            self._moving = False
-            raise
-        return self._complete()
-
-    def undo_completion(self) -> None:
-        """The delivery failed: the end may be announced again."""
-        with self._lock:
-            self._completed = False
-
-    def _next(self, stopped: bool) -> Record | None:
-        with self._lock:
-            record = None if stopped else self.held.get(self._number)
-            self._moving = record is not None
-            return record
-
-    def _complete(self) -> bool:
-        with self._lock:
-            first = self.layout.count == self._number and not self._completed
-            self._completed = self._completed or first
-            return first
+        while not stopped() and (record := self.held.get(self._number)) is not None:
+            self._step(record, files, lost)
+        return self.layout.count == self._number
 
     def _step(self, record: Record, files: Files, lost: Callable[[int], None]) -> None:
         good = record.place is Place.FRONT or _copy_in(files, record)
@@ -141,6 +120,7 @@ class Front:
     def _lose(self, record: Record, files: Files) -> None:
         with self._lock:
             del self.held[record.number]
+            self._reach = min(self._reach, record.number)
             self.digests.pop(record.number, None)
         files.index.lost(record.number, self.epoch)
 

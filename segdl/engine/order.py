@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from segdl.edges.workspace import Workspace, work_name
 from segdl.engine.control import Control
 from segdl.engine.delivery import Delivery
 from segdl.engine.desk import Desk
+from segdl.engine.merger import Merger
 from segdl.engine.task import Task
 from segdl.engine.worker import Worker
 
@@ -53,11 +55,12 @@ class Order:
         self._events: queue.SimpleQueue[events.Event | None] = (
             queue.SimpleQueue()
         )  # None: a worker left
-        self._desk = Desk(options, delivery, self._events.put)
-        self._delivered: dict[int, Receipt] = {}  # before this run
+        self._desk = Desk(targets, self._make_task, options, delivery, self._events.put)
         self._failed: dict[int, SegdlError] = {}  # before any work could be done
+        self._before: frozenset[str] = frozenset()  # paths delivered before this run
         self._workers: list[Worker] = []
-        self._left = 0  # workers that are done, with all their events delivered
+        self._mergers: list[Merger] = []
+        self._left = 0  # threads that are done, with all their events delivered
         self._rates: deque[tuple[float, int]] = deque()
 
     def run(self, receipts: Mapping[str, Receipt], control: Control) -> Report:
@@ -66,7 +69,7 @@ class Order:
         try:
             self._prepare(receipts)
             control.attach(self._desk)
-            if self._desk.tasks:
+            if len(self._before) + len(self._failed) < len(self._targets):
                 self._watch(self._reach())
         except BaseException:
             self._desk.stop(ExitCode.INTERRUPTED)
@@ -82,39 +85,46 @@ class Order:
 
     def _prepare(self, receipts: Mapping[str, Receipt]) -> None:
         under_way = self._workspace.under_way()
+        before = []
         for number, target in enumerate(self._targets):
-            begun = work_name(target.path) in under_way
+            begun = bool(under_way) and work_name(target.path) in under_way
             try:
-                before = receipts.get(target.path)
-                if before is None or not self._delivery.believed(target, before):
-                    self._enter(number, target, begun)
-                    continue
-                self._delivered[number] = before
-                if begun:  # a crash came between the receipt and the clean-up
-                    self._workspace.remove_work(target.path)
+                receipt = receipts.get(target.path)
+                if receipt is not None and self._delivery.believed(target, receipt):
+                    before.append(receipt)
+                    self._desk.deliver_before(number, receipt)
+                    if begun:  # a crash came between the receipt and the clean-up
+                        self._workspace.remove_work(target.path)
+                elif begun:
+                    self._desk.enter(number, self._begun(target))
+                else:
+                    self._desk.expect(number)
             except OSError as error:
                 self._failed[number] = disk_error(error)
-        started = events.OrderStarted(
-            targets=len(self._targets), bytes=self._total(), held=self._present()
+        self._before = frozenset(receipt.path for receipt in before)
+        tally, held = self._desk.tally, self._desk.present()
+        self._listener(
+            events.OrderStarted(targets=len(self._targets), bytes=tally.total, held=held)
         )
-        self._listener(started)
-        for receipt in self._delivered.values():
+        for receipt in before:
             self._listener(_done_before(receipt))
         for number, failure in self._failed.items():
             self._desk.tell_failure(self._targets[number], failure)
 
-    def _enter(self, number: int, target: Target, under_way: bool) -> None:
-        """Make a task of a target, with what its index holds, and schedule it."""
+    def _make_task(self, target: Target) -> Task:
         pieces = target.pieces.size if target.pieces else None
         given = pieces or self._options.segment_size or self._manifest.segment_size
-        task = Task(target, self._workspace, given)
-        if under_way:
-            folder = self._workspace.open_work(target.path)
-            try:
-                task.adopt(read_index(folder))
-            finally:
-                os.close(folder)
-        self._desk.enter(number, task, recheck=self._delivery.in_the_way(target))
+        return Task(target, self._workspace, given)
+
+    def _begun(self, target: Target) -> Task:
+        """The task of a target under way, with what its index holds."""
+        task = self._make_task(target)
+        folder = self._workspace.open_work(target.path)
+        try:
+            task.adopt(read_index(folder))
+        finally:
+            os.close(folder)
+        return task
 
     def _reach(self) -> Reach:
         options = self._options
@@ -130,10 +140,11 @@ class Order:
     # -- while it runs -----------------------------------------------------------------------------
 
     def _watch(self, reach: Reach) -> None:
-        """Deliver events until every worker has left."""
+        """Deliver events until every thread has left."""
         due = 0.0
+        self._hire_mergers()
         self._hire(reach)
-        while self._left < len(self._workers):
+        while self._left < len(self._threads):
             self._deliver_events(time.monotonic() + _TICK)
             if (now := time.monotonic()) >= due:
                 due = now + _TICK
@@ -152,6 +163,16 @@ class Order:
             self._workers.append(worker)
             worker.start()
 
+    def _hire_mergers(self) -> None:
+        for number in range(min(len(os.sched_getaffinity(0)), len(self._targets))):
+            merger = Merger(number, self._desk, lambda: self._events.put(None))
+            self._mergers.append(merger)
+            merger.start()
+
+    @property
+    def _threads(self) -> list[threading.Thread]:
+        return [*self._workers, *self._mergers]
+
     def _deliver_events(self, deadline: float) -> None:
         """Hand the listener the events that come before `deadline`; past it, those at hand."""
         while True:
@@ -164,33 +185,19 @@ class Order:
                 self._listener(event)
                 continue
             self._left += 1
-            if self._left == len(self._workers):
+            if self._left == len(self._threads):
                 return
 
     def _progress(self, now: float) -> events.Progress:
         jobs = sorted({work.job for work in list(self._desk.busy.values())})
-        tasks = [self._desk.tasks[job] for job in jobs]
+        tasks = [task for job in jobs if (task := self._desk.tasks.get(job))]
         return events.Progress(
-            bytes=self._present(),
-            total=self._total(),
+            bytes=self._desk.present(),
+            total=self._desk.tally.total,
             rate=round(self._rate(now)),
             connections=len(self._desk.busy),
             in_flight={t.target.path: (t.present(), t.layout.size) for t in tasks},
         )
-
-    def _present(self) -> int:
-        """Bytes that are on disk, delivered or held."""
-        done = self._delivered | self._desk.receipts
-        under_way = (t for n, t in self._desk.tasks.items() if n not in done)
-        return sum(r.size for r in done.values()) + sum(t.present() for t in under_way)
-
-    def _total(self) -> int | None:
-        """The order's bytes; None while a size is not known."""
-        sizes = [task.layout.size for task in self._desk.tasks.values()]
-        known = [size for size in sizes if size is not None]
-        if len(known) < len(sizes):
-            return None
-        return sum(known) + sum(r.size for r in self._delivered.values())
 
     def _rate(self, now: float) -> float:
         self._rates.append((now, self._desk.landed))
@@ -208,7 +215,7 @@ class Order:
     def _end(self) -> None:
         """Wait for every worker, through any number of Ctrl-C, and close what they used."""
         interrupt: KeyboardInterrupt | None = None
-        while alive := [worker for worker in self._workers if worker.is_alive()]:
+        while alive := [thread for thread in self._threads if thread.is_alive()]:
             if self._desk.stopped is not None:
                 self._abort()
             try:
@@ -223,7 +230,7 @@ class Order:
             raise interrupt
 
     def _finish(self, seconds: float) -> Report:
-        done = self._delivered | self._desk.receipts
+        done = self._desk.receipts
         failures = self._failed | self._desk.unfinished()
         paths = {number: self._targets[number].path for number in sorted(failures)}
         report = Report(
@@ -231,7 +238,7 @@ class Order:
             failures=tuple(Failure(p, failures[n].about(p)) for n, p in paths.items()),
             bytes=self._desk.landed,
             seconds=seconds,
-            skipped=frozenset(r.path for r in self._delivered.values()) | self._desk.recognised,
+            skipped=self._before | self._desk.recognised,
             stopped=self._desk.stopped if failures else None,
         )
         self._deliver_events(0.0)

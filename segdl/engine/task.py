@@ -41,6 +41,7 @@ class Task:
         self.pin: Pin | None = None
         self.epoch = 0
         self.over = False
+        self.unseen = False  # something was on disk before this run, and is not looked at yet
         self.began = time.monotonic()
         self.ranged = False  # a range was honoured in this run
         self.whole = False  # the server ignores ranges

@@ -19,7 +19,7 @@ from segdl.core.errors import (
 )
 from segdl.core.options import KIB
 from segdl.core.pace import StallWatch
-from segdl.core.schedule import Fetch, Recheck, Work
+from segdl.core.schedule import Fetch
 from segdl.core.urls import ShareURL
 from segdl.edges.parts import Part
 from segdl.edges.transport import Answer, Connection, Reach
@@ -43,7 +43,7 @@ class Worker(threading.Thread):
         super().__init__(name=f"segdl-{number}", daemon=True)
         self._number = number
         self._leave = leave
-        self._work: Work | None = None
+        self._work: Fetch | None = None
         self._gained = 0  # bytes of this work beyond the furthest that was reached before
         self._desk = desk
         self._timeout = reach.timeout
@@ -70,16 +70,15 @@ class Worker(threading.Thread):
         """Wake a blocked read, from any thread."""
         self._connection.abort()
 
-    def _do(self, work: Work) -> None:
+    def _do(self, work: Fetch) -> None:
         self._work, self._gained = work, 0
-        task = self._desk.tasks[work.job]
+        task = self._desk.tasks.get(work.job)
+        if task is None:  # it was delivered since
+            self._desk.done(self._number, work)
+            return
         with task.in_use():
             try:
-                match work:
-                    case Recheck():
-                        self._desk.recheck(work)
-                    case Fetch():
-                        self._fetch(task, work)
+                self._fetch(task, work)
                 self._desk.done(self._number, work)
             except Dropped:
                 self._desk.dropped(self._number, work)
@@ -106,11 +105,11 @@ class Worker(threading.Thread):
             if self._stream(task, work, answer, part):
                 break
         if part is None or part.reached == part.segment.start:
-            self._desk.advance(work)  # the target is empty, or ended with the segment before
+            self._desk.committed(work)  # the target is empty, or ended with the segment before
             return
         length = part.segment.length
         task.commit(part, work.epoch)
-        self._desk.segment_done(work, length, time.monotonic() - began)
+        self._desk.segment_done(work, task, length, time.monotonic() - began)
 
     def _window(self, task: Task, work: Fetch) -> Part:
         part = task.window(work.segment, work.epoch)
@@ -124,13 +123,13 @@ class Worker(threading.Thread):
         at = part.reached if part else segment.start
         ask = task.ask(at, segment.stop, work.mirror)
         if (answer := self._take_kept(task, work, ask.start)) is not None:
-            self._desk.answered(self._number, work)
+            self._answered(task, work)
             return answer
         url = task.urls[work.mirror % len(task.urls)]
         answer = self._open(task, work, url, at, segment.stop)
         if work.probe and part is None:
             task.admit(answer.accepted)
-            self._desk.admitted(self._number, work)
+            self._desk.admitted(self._number, work, task)
         return answer
 
     def _open(self, task: Task, work: Fetch, url: ShareURL, start: int, stop: int) -> Answer:
@@ -143,12 +142,16 @@ class Worker(threading.Thread):
             if self._interrupted():
                 raise Dropped from None
             raise self._reconsidered(task, error) from None
-        self._desk.answered(self._number, work)
+        self._answered(task, work)
         if answer.accepted.whole and not work.probe:
             answer.close()
             raise self._reconsidered(task, NoRangesError("the server ignores Range"))
         task.ranged = task.ranged or not answer.accepted.whole
         return answer
+
+    def _answered(self, task: Task, work: Fetch) -> None:
+        task.proven = True
+        self._desk.answered(self._number, work)
 
     def _reconsidered(self, task: Task, error: SegdlError) -> SegdlError:
         """A server that has honoured a range in this run does not ignore them: it erred."""

@@ -1,0 +1,42 @@
+"""A merger: one thread without a connection. It merges, hashes and delivers what workers commit.
+
+So no connection waits for a digest, a copy or a flush, and digests of different targets are taken
+on all cores at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from segdl.core.errors import SegdlError, disk_error
+from segdl.core.schedule import Merge
+from segdl.engine.desk import Desk
+
+
+class Merger(threading.Thread):
+    """One thread that takes merges, until there is no more work."""
+
+    def __init__(self, number: int, desk: Desk, leave: Callable[[], None]) -> None:
+        """`leave` is called last of all, in the merger's own thread."""
+        super().__init__(name=f"segdl-merger-{number}", daemon=True)
+        self._desk = desk
+        self._leave = leave
+
+    def run(self) -> None:
+        try:
+            while work := self._desk.next_merge():
+                self._do(work)
+        except BaseException as error:
+            self._desk.crashed(error)
+        finally:
+            self._leave()
+
+    def _do(self, work: Merge) -> None:
+        try:
+            self._desk.merge(work)
+            self._desk.merged(work)
+        except SegdlError as error:
+            self._desk.merge_failed(work, error)
+        except OSError as error:
+            self._desk.merge_failed(work, disk_error(error))
