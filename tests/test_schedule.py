@@ -174,31 +174,50 @@ def test_a_recheck_goes_first_and_does_not_hold_the_rest_back() -> None:
 def test_one_thread_at_a_time_merges_a_target() -> None:
     plan = with_job(3)
     works = [taken(plan, worker) for worker in range(3)]
-    plan.committed(works[0])
+    plan.committed(works[0], None)
     first = plan.take_merge()
     assert first == Merge(0, 0)
-    plan.committed(works[1])
+    plan.committed(works[1], None)
     assert plan.take_merge() is None  # somebody is at it, and comes again
     plan.done(first, 0)
     second = plan.take_merge()
     assert second == Merge(0, 0)
     plan.done(second, 0)
     assert plan.take_merge() is None
-    plan.committed(works[2])
+    plan.committed(works[2], None)
     plan.over(0)
     assert plan.take_merge() is None
+
+
+def test_a_stream_that_has_ended_has_no_further_segment() -> None:
+    plan = schedule()
+    plan.add(0, ("a",), None, (), pinned=False, merge=False)
+    probe = taken(plan, 5)
+    plan.learn(0, None)
+    plan.dedicate(0, 5)
+    plan.committed(probe, 1)
+    plan.done(probe, 5)
+    assert plan.take(5, 0.0, 0) == Wait(None)
 
 
 def test_a_restart_makes_a_merge_under_way_void() -> None:
     plan = with_job(2)
     work = taken(plan)
-    plan.committed(work)
+    plan.committed(work, None)
     old = plan.take_merge()
     assert old is not None
     plan.restarted(0, None)
-    plan.committed(work)  # of the old object
+    plan.committed(work, None)  # of the old object
     plan.done(old, 0)
     assert plan.take_merge() is None
+
+
+def test_what_was_merged_first_and_started_again_is_fetched() -> None:
+    plan = schedule()
+    plan.add(0, ("a",), 1, (0,), pinned=True, merge=True)
+    assert plan.take_merge() is not None
+    plan.restarted(0, 1)
+    assert taken(plan).probe
 
 
 def test_untouched_targets_are_taken_in_the_order_s_order() -> None:
@@ -243,7 +262,7 @@ def test_of_a_delivered_target_nothing_is_left_and_late_workers_do_no_harm() -> 
     plan.delivered(0)
     assert not plan.current(second)
     plan.answered(first, 0)
-    plan.committed(first)
+    plan.committed(first, None)
     plan.progressed(first)
     plan.done(first, 0)
     plan.lost(0, 1)

@@ -1,8 +1,11 @@
-"""How fast and how patiently: backoff, the stall window, the rate limit, how many at once."""
+"""How fast and how patiently: backoff, the stall window, the rate limit, how many at once, and
+which of them lags."""
 
 from __future__ import annotations
 
+import statistics
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 FLOOR = 1024  # bytes a second: a connection below it over the whole stall window is dead
@@ -112,3 +115,59 @@ class Crowd:
         """The server says that it is too much."""
         self.allowed = max(FEWEST, self.allowed // 2)
         self._step, self._hold = 0, now + _SETTLED
+
+
+_SPAN = 3.0  # seconds over which a connection's rate is judged
+_YOUNG = 0.3  # seconds after which it can be told at all
+_LAG = 8  # times slower than usual: then a new connection is worth its handshakes
+_FEW = 3  # connections, without which nothing is usual
+
+
+@dataclass(slots=True)
+class Flows:
+    """How fast each connection at work is, and which ones lag far behind the others.
+
+    What is usual outlives the connections that it was seen of: the last one left is judged by it.
+    A connection that was dropped for its lag and lags again has four times as long each time, for
+    the server may give no more.
+    """
+
+    usual: float = 0.0  # bytes a second: the median of those at work
+    _seen: dict[int, deque[tuple[float, int]]] = field(default_factory=dict)
+    _spared: dict[int, tuple[float, float]] = field(default_factory=dict)  # until, for how long
+
+    def look(self, now: float, landed: Mapping[int, int]) -> list[int]:
+        """Those that lag, by `landed`: the bytes so far of each that is at work, by number."""
+        self._seen = {number: self._seen.get(number, deque()) for number in landed}
+        for number, seen in self._seen.items():
+            seen.append((now, landed[number]))
+            while len(seen) > 2 and seen[1][0] <= now - _SPAN:
+                seen.popleft()
+        rates = {n: _rate(seen) for n, seen in self._seen.items() if _age(seen) >= _SPAN}
+        if len(rates) >= _FEW:
+            self.usual = statistics.median(rates.values())
+        return [n for n, rate in rates.items() if rate * _LAG < self.usual and self._due(n, now)]
+
+    def rate(self, number: int) -> float | None:
+        """Bytes a second of a connection at work, None while it is too early to tell."""
+        seen = self._seen.get(number, deque())
+        return _rate(seen) if _age(seen) >= _YOUNG else None
+
+    def forget(self, number: int) -> None:
+        """The connection is another one from now on."""
+        self._seen.pop(number, None)
+
+    def _due(self, number: int, now: float) -> bool:
+        until, length = self._spared.get(number, (0.0, _SPAN))
+        if now < until:
+            return False
+        self._spared[number] = (now + 4 * length, 4 * length)
+        return True
+
+
+def _age(seen: deque[tuple[float, int]]) -> float:
+    return seen[-1][0] - seen[0][0] if seen else 0.0
+
+
+def _rate(seen: deque[tuple[float, int]]) -> float:
+    return (seen[-1][1] - seen[0][1]) / _age(seen)

@@ -53,6 +53,9 @@ class Place(StrEnum):
 
     FRONT = "front"  # the merged file, at the segment's own offset
     PART = "part"  # a part file of its own, from 0
+    TAIL = (
+        "tail"  # a part file too, of the end of a segment: from 0, that is from the record's start
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,4 +111,6 @@ def fits(layout: Layout, record: Record) -> bool:
     if record.number < 0 or (layout.count is not None and record.number >= layout.count):
         return False
     segment = layout.segment(record.number)
+    if record.place is Place.TAIL:
+        return segment.start < record.start < record.stop <= segment.stop
     return record.start == segment.start and segment.start < record.stop <= segment.stop

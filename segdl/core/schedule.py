@@ -305,9 +305,7 @@ class Schedule:
         if chosen is None:
             return self._rest(now)
         entry = self._jobs[chosen]
-        entry.started = True
-        self._fresh.pop(chosen, None)
-        self._active[chosen] = None
+        self._start(chosen, entry)
         if (hold := self._holds.get(entry.host)) is not None:
             hold.probing = worker
         segment = entry.missing.pop()
@@ -325,7 +323,14 @@ class Schedule:
         entry = self._jobs[job]
         del self._due[job]
         entry.merge, entry.merging = False, True
+        if entry.state is State.OPEN:
+            self._start(job, entry)
         return Merge(job, entry.epoch)
+
+    def _start(self, job: int, entry: Job) -> None:
+        entry.started = True
+        self._fresh.pop(job, None)
+        self._active[job] = None
 
     def look(self, job: int) -> None:
         """Something stands where a target that nothing is known of shall go: look at that first."""
@@ -449,10 +454,13 @@ class Schedule:
         entry = self._entry(work.job)
         entry.tries.pop(_STREAM if entry.stream else work.segment, None)
 
-    def committed(self, work: Fetch) -> None:
-        """The segment is held, or the target ended before it: its front may move."""
+    def committed(self, work: Fetch, count: int | None) -> None:
+        """The segment is held, or the target ended before it: its front may move. `count`: how
+        many segments there are, as far as is known by now."""
         entry = self._entry(work.job)
         if entry.epoch == work.epoch:
+            if entry.count is None and count is not None:
+                entry.count, entry.missing = count, Missing(count, count)
             self._want_merge(work.job, entry)
 
     def done(self, work: Work, worker: int) -> None:

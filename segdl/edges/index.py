@@ -2,10 +2,12 @@
 
 Appended to, never rewritten. A `pin` line says of which object all that follows is, and so makes
 everything before it void; `held` vouches for a prefix of a segment, the latest for a segment wins;
-`front` says how far the merged file reaches; `lost` takes a segment's record back. A line that is
-torn, rotten or of a future version is passed over: its bytes are fetched again. What follows a pin
-carries its epoch, so that it is void with a pin that cannot be read, and not taken for an earlier
-one's; hence no two pins of an index may have the same epoch, unless they are of the same bytes.
+`front` says how far the merged file reaches; `lost` takes a segment's record back. The record of a
+tail vouches for bytes from somewhere in its segment on, and counts until the segment's own record
+has come that far. A line that is torn, rotten or of a future version is passed over: its bytes are
+fetched again. What follows a pin carries its epoch, so that it is void with a pin that cannot be
+read, and not taken for an earlier one's; hence no two pins of an index may have the same epoch,
+unless they are of the same bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -45,7 +47,8 @@ class Contents:
     """All that an index says, replayed."""
 
     heading: Heading | None = None
-    records: dict[int, Record] = field(default_factory=dict)
+    records: dict[int, Record] = field(default_factory=dict)  # by segment
+    tails: dict[tuple[int, int], Record] = field(default_factory=dict)  # by segment and start
     unused: int = 0  # an epoch that no line has had, nor any later one
 
     def take(self, line: dict[str, Any]) -> None:
@@ -55,13 +58,31 @@ class Contents:
             case "pin":
                 self.heading = _heading(line)
                 self.records.clear()
+                self.tails.clear()
             case "held" if self.heading and line["epoch"] == self.heading.epoch:
-                record = _record(line)
-                self.records[record.number] = record
+                self._held(_record(line))
             case "front" if self.heading and line["epoch"] == self.heading.epoch:
                 self._merged(_natural(line["stop"]))
             case "lost" if self.heading and line["epoch"] == self.heading.epoch:
-                self.records.pop(_natural(line["segment"]), None)
+                self._lost(_natural(line["segment"]))
+
+    def _held(self, record: Record) -> None:
+        if record.place is Place.TAIL:
+            self.tails[record.number, record.start] = record
+        else:
+            self.records[record.number] = record
+
+    def _lost(self, number: int) -> None:
+        self.records.pop(number, None)
+        self.tails = {key: record for key, record in self.tails.items() if key[0] != number}
+
+    def live_tails(self) -> Iterator[Record]:
+        """The tails that no segment's own record has reached, in order, without overlaps."""
+        reached = {number: record.stop for number, record in self.records.items()}
+        for (number, start), record in sorted(self.tails.items()):
+            if start >= reached.get(number, 0):
+                reached[number] = record.stop
+                yield record
 
     def _merged(self, stop: int) -> None:
         for number, r in self.records.items():

@@ -3,12 +3,16 @@
 The window is a part file of its own, or, for the segment at the front, its place in the merged
 file; who writes sees no difference. Its digests run along as bytes land, so that a record can
 vouch for what is there at any time, without a flush.
+
+While nothing else is to be done, the end of a part may be lent: it becomes a *tail*, a part with a
+file of its own, whose bytes are taken in once the part has come to where the tail begins.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import threading
 import time
 from collections.abc import Sequence
 
@@ -21,6 +25,11 @@ _BLOCK = 1024 * 1024
 def part_name(number: int) -> str:
     """The name of a segment's part file."""
     return f"{number:05d}.part"
+
+
+def tail_name(number: int, start: int) -> str:
+    """The name of the part file of a segment's tail that begins at `start`."""
+    return f"{number:05d}-{start}.part"
 
 
 def open_window(directory: int, name: str) -> int:
@@ -40,7 +49,10 @@ def open_window(directory: int, name: str) -> int:
 
 
 class Part:
-    """A segment being written: the bytes from its start to `reached` are there."""
+    """A segment being written: the bytes from its start to `reached` are there.
+
+    One thread writes, up to `limit`; any thread may ask it to lend.
+    """
 
     def __init__(
         self, file: int, segment: Segment, place: Place, algorithms: Sequence[str] = ()
@@ -49,7 +61,10 @@ class Part:
         self.segment = segment
         self.place = place
         self.reached = segment.start
+        self.limit = segment.stop  # or where a tail begins
         self.flushed = time.monotonic()
+        self._claimed = segment.start
+        self._lock = threading.Lock()
         self._file = file
         self._shift = 0 if place is Place.FRONT else -segment.start
         self._algorithms = algorithms
@@ -76,6 +91,43 @@ class Part:
             if not count:
                 return
             self._take(wanted[:count])
+
+    def claim(self, most: int) -> int:
+        """How many of the next bytes, up to `most`, the caller may write: none of them is lent."""
+        with self._lock:
+            count = min(most, self.limit - self.reached)
+            self._claimed = self.reached + count
+            return count
+
+    def lend(self, least: int, most: int) -> Segment | None:
+        """Give away the later half of what is neither there nor claimed, but `most` bytes; None
+        if that would be less than `least`."""
+        with self._lock:
+            length = min((self.limit - max(self._claimed, self.reached)) // 2, most)
+            if length < least:
+                return None
+            self.limit -= length
+            return Segment(self.segment.number, self.limit, self.limit + length)
+
+    def take_in(self, tail: Part) -> None:
+        """Go on with the bytes of a tail that begins here, if they are still what was written
+        there; else nothing has happened. Raises OSError, and nothing has happened."""
+        before = self.reached, self._running.copy(), {n: h.copy() for n, h in self._others.items()}
+        check, whole = hasher(RECORD), False
+        block = memoryview(bytearray(min(_BLOCK, tail.reached - tail.segment.start)))
+        try:
+            while count := tail.read_at(self.reached, block):
+                check.update(block[:count])
+                self.write(block[:count])
+            whole = check.hexdigest() == tail.record().digest
+        finally:
+            if not whole:
+                self.reached, self._running, self._others = before
+
+    def read_at(self, offset: int, view: memoryview) -> int:
+        """Bytes of the target from `offset` on, placed in `view`; 0 at the end of what is here."""
+        view = view[: max(self.reached - offset, 0)]
+        return os.preadv(self._file, [view], offset + self._shift) if view else 0
 
     def write(self, data: memoryview) -> None:
         """Put the next bytes in place. Raises OSError; what was reached before stays good."""

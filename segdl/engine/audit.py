@@ -21,7 +21,7 @@ from segdl.core.plan import Layout, Place, Record, fits
 from segdl.core.report import Receipt
 from segdl.edges import merge
 from segdl.edges.index import Heading, read_index
-from segdl.edges.parts import part_name
+from segdl.edges.parts import part_name, tail_name
 from segdl.edges.receipts import read_receipts
 from segdl.edges.workspace import Depot, is_file, work_name
 from segdl.engine.delivery import asked_for
@@ -214,8 +214,9 @@ def _held(place: Depot, work: str) -> tuple[Heading | None, int]:
             return None, 0
         layout = Layout(contents.heading.size, contents.heading.segment_size)
         sizes = dict(_sizes(folder))
-        records = (r for r in contents.records.values() if fits(layout, r) and _there(r, sizes))
-        return contents.heading, sum(r.stop - r.start for r in records)
+        records = (*contents.records.values(), *contents.live_tails())
+        there = (r for r in records if fits(layout, r) and _there(r, sizes))
+        return contents.heading, sum(r.stop - r.start for r in there)
 
 
 def _sizes(folder: int) -> Iterator[tuple[str, int]]:
@@ -229,7 +230,9 @@ def _there(record: Record, sizes: Mapping[str, int]) -> bool:
     """Whether the file that a record vouches for is long enough to hold its bytes."""
     if record.place is Place.FRONT:
         return sizes.get(merge.NAME, 0) >= record.stop
-    return sizes.get(part_name(record.number), 0) >= record.stop - record.start
+    tail = record.place is Place.TAIL
+    name = tail_name(record.number, record.start) if tail else part_name(record.number)
+    return sizes.get(name, 0) >= record.stop - record.start
 
 
 def _strays(place: Depot, known: set[str]) -> Iterator[Standing]:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
 from segdl.core import events
 from segdl.core.errors import (
+    BrokenError,
     DigestError,
     DiskFullError,
     ExitCode,
@@ -26,7 +29,7 @@ from segdl.core.errors import (
 )
 from segdl.core.manifest import Manifest, Target
 from segdl.core.options import MIB, Options, RateLimit
-from segdl.core.pace import Bucket, Crowd
+from segdl.core.pace import Bucket, Crowd, Flows
 from segdl.core.report import Receipt
 from segdl.core.schedule import (
     Again,
@@ -43,12 +46,26 @@ from segdl.core.schedule import (
     Work,
 )
 from segdl.core.urls import ShareURL
+from segdl.edges.parts import Part
 from segdl.engine.delivery import Delivery
 from segdl.engine.tally import Tally
 from segdl.engine.task import Task
 
 Emit = Callable[[events.Event], None]
+HELP_FROM = 0.25  # seconds that a segment must still take: less is not worth a request
+_IDLE_LOOK = 0.1  # seconds between two looks of an idle worker for somebody to help
+_MEET = 0.5  # seconds that a worker waits for one who helps it, before it calls that one back
+_HELPLESS = 5.0  # seconds without help after help that failed
 MOST_BEHIND = 256 * MIB  # bytes that a target's front may lag: what is not merged takes room twice
+
+
+@dataclass(frozen=True, slots=True)
+class Assist:
+    """Fetch a tail: the end of what another worker fetches."""
+
+    fetch: Fetch  # that worker's
+    task: Task
+    tail: Part
 
 
 class Desk:
@@ -69,7 +86,7 @@ class Desk:
         self.receipts: dict[int, Receipt] = {}
         self.recognised: set[str] = set()  # paths that were there, without a receipt
         self.failures: dict[int, SegdlError] = {}
-        self.busy: dict[int, Fetch] = {}  # worker: what it fetches
+        self.busy: dict[int, Fetch] = {}  # worker: what it fetches, or helps with
         self.landed = 0  # bytes from the network in this run
         self.stopped: ExitCode | None = None
         self.crash: BaseException | None = None
@@ -85,6 +102,12 @@ class Desk:
         self._bucket = Bucket()
         self._fixed = options.connections
         self._crowd = Crowd()
+        self._flows = Flows()
+        self._landed: Counter[int] = Counter()  # bytes by worker
+        self._streams: dict[int, Part] = {}  # worker: the window that its bytes go into
+        self._lagging: set[int] = set()  # workers whose connection is given up
+        self._recalled: set[Part] = set()  # tails that are wanted back
+        self._no_help_before = 0.0
         self._finished = False
         self._limit = options.limit_rate
         self._paused = False
@@ -116,17 +139,19 @@ class Desk:
 
     def next_work(
         self, worker: int, current: int | None, hang_up: Callable[[], None]
-    ) -> Fetch | None:
-        """The next segment for a worker, waited for; None when the run is over for it.
+    ) -> Fetch | Assist | None:
+        """The next work for a worker, waited for; None when the run is over for it.
 
         `hang_up` is called before a pause, which may be long.
         """
         while (work := self._take(worker, current, hang_up)) is not None:
-            if work.job in self.tasks or self._touch(worker, work):
+            if isinstance(work, Assist) or work.job in self.tasks or self._touch(worker, work):
                 return work
         return None
 
-    def _take(self, worker: int, current: int | None, hang_up: Callable[[], None]) -> Fetch | None:
+    def _take(
+        self, worker: int, current: int | None, hang_up: Callable[[], None]
+    ) -> Fetch | Assist | None:
         with self._change:
             while self.stopped is None and not self._finished:
                 spare = worker >= self.allowed and not self._schedule.owns(worker)
@@ -140,11 +165,50 @@ class Desk:
                         self._finished = True
                         self._notify_all()
                     case Wait(until):
-                        self._change.wait(None if until is None else max(until - now, 0.0))
+                        if (help_ := self._find_help(now)) is not None:
+                            self._begin(worker, help_.fetch)
+                            return help_
+                        self._change.wait(self._pause(until, now))
                     case Fetch() as work:
-                        self.busy[worker] = work
+                        self._begin(worker, work)
                         return work
             return None
+
+    def _begin(self, worker: int, work: Fetch) -> None:
+        self.busy[worker] = work
+        self._lagging.discard(worker)
+
+    def _end(self, worker: int) -> None:
+        self.busy.pop(worker, None)
+        self._streams.pop(worker, None)
+
+    def _pause(self, until: float | None, now: float) -> float | None:
+        """How long an idle worker waits, unless something changes."""
+        left = None if until is None else max(until - now, 0.0)
+        if not self._streams:
+            return left
+        return _IDLE_LOOK if left is None else min(left, _IDLE_LOOK)
+
+    def _find_help(self, now: float) -> Assist | None:
+        """The end of the segment that would take longest, for a worker with nothing else to do."""
+        if self._limit.at(datetime.now().time()) is not None or now < self._no_help_before:
+            return None
+        slowest = max(self._streams, key=self._seconds_left, default=None)
+        if slowest is None or self._seconds_left(slowest) < HELP_FROM:
+            return None
+        fetch, task = self.busy[slowest], self.tasks.get(self.busy[slowest].job)
+        if task is None or not self._schedule.current(fetch):
+            return None
+        with suppress(OSError):  # whoever is at it will meet the disk's error, and tell it
+            if (tail := task.lend(self._streams[slowest], fetch.epoch)) is not None:
+                task.enter()
+                return Assist(fetch, task, tail)
+        return None
+
+    def _seconds_left(self, worker: int) -> float:
+        """How long a worker still needs for its window; 0 while it is too early to tell."""
+        window, rate = self._streams[worker], self._flows.rate(worker)
+        return 0.0 if rate is None else (window.limit - window.reached) / max(rate, 1.0)
 
     def _touch(self, worker: int, work: Fetch) -> bool:
         """Make the task of a target at its first turn; False if something stands in its way,
@@ -182,21 +246,33 @@ class Desk:
         return self._fixed or self._crowd.allowed
 
     def look(self) -> None:
-        """Let `auto` judge whether more connections bring more. Called now and then."""
-        if self._fixed is None:
-            with self._change:
-                before = self.allowed
-                if self._crowd.look(time.monotonic(), self.landed, len(self.busy)) > before:
-                    self._change.notify_all()
+        """Judge whether more connections bring more, and which of them lag. Called now and then."""
+        with self._change:
+            now, before = time.monotonic(), self.allowed
+            if self._crowd.look(now, self.landed, len(self.busy)) > before:
+                self._change.notify_all()
+            if self._limit.at(datetime.now().time()) is None:  # else segdl itself holds them back
+                at_work = {worker: self._landed[worker] for worker in self.busy}
+                self._lagging.update(self._flows.look(now, at_work))
 
-    def wanted(self, work: Work) -> bool:
-        """Whether to go on with work under way."""
-        return self.stopped is None and not self._paused and self._schedule.current(work)
+    def streaming(self, worker: int, window: Part) -> None:
+        """A worker's bytes go into `window` from now on."""
+        with self._change:
+            self._streams[worker] = window
 
-    def landed_more(self, count: int) -> float:
+    def wanted(self, work: Fetch | Assist, worker: int) -> bool:
+        """Whether a worker goes on with work under way."""
+        if self.stopped is not None or self._paused or worker in self._lagging:
+            return False
+        if isinstance(work, Assist):
+            return work.tail not in self._recalled and self._schedule.current(work.fetch)
+        return self._schedule.current(work)
+
+    def landed_more(self, worker: int, count: int) -> float:
         """Bytes came; the seconds to hold back for, by the rate limit."""
         with self._change:
             self.landed += count
+            self._landed[worker] += count
             rate = self._limit.at(datetime.now().time())
             return self._bucket.take(time.monotonic(), count, rate)
 
@@ -236,30 +312,53 @@ class Desk:
             )
         )
 
-    def segment_done(self, work: Fetch, task: Task, length: int, seconds: float) -> None:
+    def segment_done(self, work: Fetch, length: int, seconds: float) -> None:
         """A segment is committed: a merger moves the front over it."""
         self._emit(
             events.SegmentDone(
-                target=task.target.path,
+                target=self.targets[work.job].path,
                 segment=work.segment,
                 bytes=length,
                 seconds=round(seconds, 3),
             )
         )
         self.committed(work)
-        self._keep_up(work, task)
 
     def committed(self, work: Fetch) -> None:
         """There is something to merge: a segment, or the end of a target before one."""
         with self._change:
-            self._schedule.committed(work)
+            task = self.tasks.get(work.job)
+            self._schedule.committed(work, task.layout.count if task else None)
             self._due.notify()
 
-    def _keep_up(self, work: Fetch, task: Task) -> None:
+    def keep_up(self, work: Fetch, task: Task) -> None:
         """Hold a worker back while the front of its target lags far behind."""
         with self._change:
-            while task.front.backlog() > MOST_BEHIND and self.wanted(work):
+            while task.front.backlog() > MOST_BEHIND and self.wanted(work, _NOBODY):
                 self._change.wait(0.5)
+
+    def meet(self, work: Fetch, worker: int, task: Task, part: Part) -> None:
+        """A worker has come to a tail: wait a little for whoever fetches it, then call it back."""
+        with self._change:
+            deadline = time.monotonic() + _MEET
+            while (tail := task.is_waited_for(part)) is not None and self.wanted(work, worker):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    self._recalled.add(tail)
+                self._change.wait(left if left > 0 else None)
+
+    def assisted(self, worker: int, work: Assist, error: SegdlError | None) -> None:
+        """A tail is fetched, or given back with an error, which its segment's worker will meet."""
+        with self._change:
+            self._end(worker)
+            work.task.give_back(work.tail)
+            self._recalled.discard(work.tail)
+            if error is not None:
+                self._no_help_before = time.monotonic() + _HELPLESS
+                if error.status in (429, 503):
+                    self._crowd.refused(time.monotonic())
+            self._change.notify_all()
+        work.task.leave()
 
     # -- merges ----------------------------------------------------------------------------------
 
@@ -363,14 +462,19 @@ class Desk:
     def done(self, worker: int, work: Fetch) -> None:
         """The segment is held."""
         with self._change:
-            self.busy.pop(worker, None)
+            self._end(worker)
             self._schedule.done(work, worker)
             self._change.notify_all()
 
     def dropped(self, worker: int, work: Fetch) -> None:
         """The work was given back as it was."""
         with self._change:
-            self.busy.pop(worker, None)
+            if worker in self._lagging:
+                self._flows.forget(worker)
+                self._tell_retry(
+                    work, BrokenError("its connection was far slower than others"), 0.0
+                )
+            self._end(worker)
             self._schedule.release(work, worker)
             self._change.notify_all()
 
@@ -380,7 +484,7 @@ class Desk:
             task = self.tasks.get(work.job)
             error = self._delivery.no_room(task, error.message) if task else error
         with self._change:
-            self.busy.pop(worker, None)
+            self._end(worker)
             if progress and isinstance(work, Fetch):
                 self._schedule.progressed(work)
             decision = self._schedule.settle(work, worker, error, time.monotonic())

@@ -15,17 +15,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from segdl.core.errors import DigestError, SizeError
 from segdl.core.manifest import Target
-from segdl.core.plan import DEFAULT_SEGMENT, Layout, Pin, Place, Record, Segment, aligned, fits
+from segdl.core.plan import DEFAULT_SEGMENT, Layout, Pin, Place, Record, aligned, fits
 from segdl.core.proof import Proof
 from segdl.core.verdict import Accepted, Ask
 from segdl.edges import merge
 from segdl.edges.index import Contents, Heading, Index
-from segdl.edges.parts import Part, open_window, part_name
+from segdl.edges.parts import Part, open_window
 from segdl.edges.workspace import Workspace
 from segdl.engine.front import Files, Front
+from segdl.engine.windows import Windows
 
 FLUSH_EVERY = 2.0  # seconds: what a power cut may cost is counted from the last flush
 
@@ -52,11 +54,10 @@ class Task:
         self._alignable = segment_size is None
         self._lock = threading.RLock()
         self._users = 0
-        self._partial: dict[int, Record] = {}
-        self._parts: dict[int, Part] = {}
+        self._windows = Windows({}, ())
         self._files: Files | None = None
         self._retired: list[int] = []  # descriptors that an overtaken worker may still use
-        self._orphans: list[Part] = []
+        self._orphans: list[Windows] = []
         self._flushed = time.monotonic()
         self.front = self._new_front({})
 
@@ -78,10 +79,13 @@ class Task:
         self.layout = Layout(heading.size, heading.segment_size)
         self.pin, self.epoch = heading.pin, heading.epoch
         held: dict[int, Record] = {}
+        begun: dict[int, Record] = {}
         for number, record in contents.records.items():
             if fits(self.layout, record):
                 complete = record.covers(self.layout.segment(number))
-                (held if complete else self._partial)[number] = record
+                (held if complete else begun)[number] = record
+        tails = (record for record in contents.live_tails() if fits(self.layout, record))
+        self._windows = Windows(begun, tails)
         self.front = self._new_front(held)
 
     def _same_object(self, heading: Heading) -> bool:
@@ -101,9 +105,7 @@ class Task:
     def present(self) -> int:
         """Bytes on disk, as far as is known now."""
         with self._lock:
-            parts = sum(p.reached - p.segment.start for p in self._parts.values())
-            partial = sum(r.stop - r.start for r in self._partial.values())
-            return self.front.bytes() + parts + partial
+            return self.front.bytes() + self._windows.bytes()
 
     def ask(self, start: int, stop: int, mirror: int) -> Ask:
         """The question for bytes [start, stop) of the target, in the object's own offsets."""
@@ -121,32 +123,36 @@ class Task:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keep the files open while a worker is at it; the last to leave closes what is over."""
-        with self._lock:
-            self._users += 1
+        """Keep the files open while somebody is at it."""
+        self.enter()
         try:
             yield
         finally:
-            with self._lock:
-                self._users -= 1
-            self.close_if_over()
+            self.leave()
+
+    def enter(self) -> None:
+        """Keep the files open until as many have left as have entered."""
+        with self._lock:
+            self._users += 1
+
+    def leave(self) -> None:
+        """The last to leave closes what is over."""
+        with self._lock:
+            self._users -= 1
+        self.close_if_over()
 
     def close_if_over(self) -> None:
         """Close the files of a target that is over, once no worker uses them."""
         with self._lock:
             if self._users or not self.over:
                 return
-            for number, part in self._parts.items():
-                if part.reached > part.segment.start:
-                    self._partial[number] = part.record()
-            for part in (*self._parts.values(), *self._orphans):
-                part.close()
+            for windows in (self._windows, *self._orphans):
+                windows.close()
             if self._files is not None:
                 self._files.index.close()
                 self._retired += [self._files.merged, self._files.folder]
             for file in self._retired:
                 os.close(file)
-            self._parts.clear()
             self._orphans.clear()
             self._retired.clear()
             self._files = None
@@ -225,9 +231,8 @@ class Task:
             self.pin = None
             self.layout = Layout(self.target.size, self.layout.segment_size)
             self.ranged = self.whole = False
-            self._partial.clear()
-            self._orphans += self._parts.values()
-            self._parts.clear()
+            self._orphans.append(self._windows)
+            self._windows = Windows({}, ())
             self.front = self._new_front({})
             self._renew()
 
@@ -248,21 +253,39 @@ class Task:
         with self._lock:
             if epoch != self.epoch:
                 return None
-            if (part := self._parts.get(number)) is not None:
+            if (part := self._windows.find(number)) is not None:
                 return part
-            record = self._partial.pop(number, None)
-            place = record.place if record else self.front.place(number)
-            part = self._parts[number] = self._open(self.layout.segment(number), place)
+            part, record = self._windows.open(
+                number, self.layout, self.files, self.front.place, self.proof.of_segment
+            )
         if record is not None and not part.recover(record):
             self.files.index.lost(number, epoch)
         return part
 
-    def _open(self, segment: Segment, place: Place) -> Part:
-        if place is Place.FRONT:
-            file = os.dup(self.files.merged)
-        else:
-            file = open_window(self.files.folder, part_name(segment.number))
-        return Part(file, segment, place, self.proof.of_segment)
+    # -- tails -------------------------------------------------------------------------------------
+
+    def lend(self, window: Part, epoch: int) -> Part | None:
+        """The later half of what a window lacks, for another worker, who has to `give_back`."""
+        with self._lock:
+            if epoch != self.epoch or not self.ranged or self.layout.size is None:
+                return None
+            return self._windows.lend(window, self.files)
+
+    def give_back(self, tail: Part) -> None:
+        """Whoever fetched a tail is done with it, at its end or before."""
+        for windows in (self._windows, *self._orphans):
+            windows.give_back(tail)
+
+    def is_waited_for(self, part: Part) -> Part | None:
+        """The tail that `part` has come to while somebody is at it."""
+        tail = self._windows.next_tail(part)
+        return tail if tail is not None and self._windows.is_out(tail) else None
+
+    def absorb(self, part: Part, epoch: int) -> None:
+        """Take in the tails that `part` has come to. Raises OSError."""
+        self._windows.absorb(part, partial(self.checkpoint, epoch=epoch), self.files.folder)
+
+    # -- records -----------------------------------------------------------------------------------
 
     def came(self, part: Part, count: int) -> int:
         """How many of the bytes just written are new: a stream that started again gains only
@@ -279,7 +302,7 @@ class Task:
 
     def _flush_if_due(self, part: Part) -> None:
         now = time.monotonic()
-        if part.place is Place.PART and now - part.flushed >= FLUSH_EVERY:
+        if part.place is not Place.FRONT and now - part.flushed >= FLUSH_EVERY:
             part.flush()
         if now - self._flushed >= FLUSH_EVERY:
             self._flushed = now
@@ -297,7 +320,7 @@ class Task:
             self.proof.check_segment(number, digests)
         except DigestError:
             self.files.index.lost(number, epoch)
-            self._drop(part)
+            self._windows.drop(part)
             raise
         if part.place is Place.PART:
             part.flush()  # an island may wait long for the front: a power cut must not cost it
@@ -307,18 +330,13 @@ class Task:
         with self._lock:
             if epoch == self.epoch:
                 self.front.hold(record, digests)
-        self._drop(part)
-
-    def _drop(self, part: Part) -> None:
-        with self._lock:
-            if self._parts.get(part.segment.number) is part:
-                del self._parts[part.segment.number]
-                part.close()
+        self._windows.drop(part)
 
     def truncate(self, part: Part) -> None:
         """The object ended inside this part: it is the last one, and shorter."""
         with self._lock:
             if part.reached > part.segment.start:
                 part.segment = self.layout.segment(part.segment.number)
+                part.limit = part.segment.stop
             else:
-                self._drop(part)
+                self._windows.drop(part)

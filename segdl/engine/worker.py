@@ -23,7 +23,7 @@ from segdl.core.schedule import Fetch
 from segdl.core.urls import ShareURL
 from segdl.edges.parts import Part
 from segdl.edges.transport import Answer, Connection, Reach
-from segdl.engine.desk import Desk
+from segdl.engine.desk import Assist, Desk
 from segdl.engine.task import Task
 
 BUFFER = 256 * KIB  # bytes read before they are hashed and written
@@ -43,7 +43,7 @@ class Worker(threading.Thread):
         super().__init__(name=f"segdl-{number}", daemon=True)
         self._number = number
         self._leave = leave
-        self._work: Fetch | None = None
+        self._work: Fetch | Assist | None = None
         self._gained = 0  # bytes of this work beyond the furthest that was reached before
         self._desk = desk
         self._timeout = reach.timeout
@@ -55,8 +55,12 @@ class Worker(threading.Thread):
         try:
             current = None
             while work := self._desk.next_work(self._number, current, self._hang_up):
-                self._do(work)
-                current = work.job
+                self._work, self._gained = work, 0
+                if isinstance(work, Assist):
+                    self._assist(work)
+                else:
+                    self._do(work)
+                    current = work.job
         except BaseException as error:
             self._desk.crashed(error)
         finally:
@@ -71,7 +75,6 @@ class Worker(threading.Thread):
         self._connection.abort()
 
     def _do(self, work: Fetch) -> None:
-        self._work, self._gained = work, 0
         task = self._desk.tasks.get(work.job)
         if task is None:  # it was delivered since
             self._desk.done(self._number, work)
@@ -80,6 +83,7 @@ class Worker(threading.Thread):
             try:
                 self._fetch(task, work)
                 self._desk.done(self._number, work)
+                self._desk.keep_up(work, task)
             except Dropped:
                 self._desk.dropped(self._number, work)
             except SegdlError as error:
@@ -87,15 +91,42 @@ class Worker(threading.Thread):
             except OSError as error:
                 self._desk.failed(self._number, work, disk_error(error), progress=False)
 
+    def _assist(self, work: Assist) -> None:
+        """Fetch the end of a segment that another worker is at. What goes wrong is left to that
+        one: it fetches what is missing."""
+        error: SegdlError | None = None
+        try:
+            self._fetch_tail(work)
+        except Dropped:
+            pass
+        except SegdlError as what:
+            error = what
+        except OSError as what:
+            error = disk_error(what)
+        finally:
+            self._desk.assisted(self._number, work, error)
+
+    def _fetch_tail(self, work: Assist) -> None:
+        task, fetch, tail = work.task, work.fetch, work.tail
+        while tail.reached < tail.limit:
+            answer = self._open(task, fetch, self._url(task, fetch), tail.reached, tail.limit)
+            self._stream(task, fetch, answer, tail)
+        task.checkpoint(tail, fetch.epoch)
+
     def _interrupted(self) -> bool:
-        return self._work is not None and not self._desk.wanted(self._work)
+        return self._work is not None and not self._desk.wanted(self._work, self._number)
 
     # -- one segment -----------------------------------------------------------------------------
 
     def _fetch(self, task: Task, work: Fetch) -> None:
+        if self._interrupted():
+            raise Dropped  # the target may be delivered since, and its files gone
         began = time.monotonic()
         part = None if work.probe else self._window(task, work)
         while part is None or part.reached < part.segment.stop:
+            if part is not None and part.reached == part.limit:
+                self._meet(task, work, part)
+                continue
             answer = self._answer(task, work, part)
             if part is None:
                 if task.layout.size == 0:
@@ -109,7 +140,7 @@ class Worker(threading.Thread):
             return
         length = part.segment.length
         task.commit(part, work.epoch)
-        self._desk.segment_done(work, task, length, time.monotonic() - began)
+        self._desk.segment_done(work, length, time.monotonic() - began)
 
     def _window(self, task: Task, work: Fetch) -> Part:
         part = task.window(work.segment, work.epoch)
@@ -117,16 +148,24 @@ class Worker(threading.Thread):
             raise Dropped
         return part
 
+    def _meet(self, task: Task, work: Fetch, part: Part) -> None:
+        """The next bytes were lent: take in what has come of them."""
+        self._desk.meet(work, self._number, task, part)
+        if self._interrupted():
+            raise Dropped
+        task.absorb(part, work.epoch)
+
+    def _url(self, task: Task, work: Fetch) -> ShareURL:
+        return task.urls[work.mirror % len(task.urls)]
+
     def _answer(self, task: Task, work: Fetch, part: Part | None) -> Answer:
         """An accepted answer whose next byte is the part's next: the one kept, or a new one."""
         segment = part.segment if part else task.layout.segment(work.segment)
-        at = part.reached if part else segment.start
-        ask = task.ask(at, segment.stop, work.mirror)
-        if (answer := self._take_kept(task, work, ask.start)) is not None:
+        at, stop = (part.reached, part.limit) if part else (segment.start, segment.stop)
+        if (answer := self._take_kept(task, work, at + task.offset)) is not None:
             self._answered(task, work)
             return answer
-        url = task.urls[work.mirror % len(task.urls)]
-        answer = self._open(task, work, url, at, segment.stop)
+        answer = self._open(task, work, self._url(task, work), at, stop)
         if work.probe and part is None:
             task.admit(answer.accepted)
             self._desk.admitted(self._number, work, task)
@@ -169,15 +208,15 @@ class Worker(threading.Thread):
         Whatever happens, what came is written and vouched for before it returns or raises.
         """
         watch, unrecorded = StallWatch(self._timeout), 0
+        self._desk.streaming(self._number, part)
         try:
-            while part.reached < part.segment.stop:
-                room = self._buffer[: part.segment.stop - part.reached]
+            while room := self._buffer[: part.claim(BUFFER)]:
                 count, trouble = self._fill(answer, room, watch)
                 if count:
                     part.write(room[:count])
                     unrecorded += count
                     self._gained += task.came(part, count)
-                    self._pay(self._desk.landed_more(count), watch)
+                    self._pay(self._desk.landed_more(self._number, count), watch)
                 if unrecorded >= CHECKPOINT or (trouble and unrecorded):
                     task.checkpoint(part, work.epoch)
                     unrecorded = 0
@@ -238,6 +277,9 @@ class Worker(threading.Thread):
 
     def _keep(self, task: Task, work: Fetch, answer: Answer, part: Part) -> bool:
         """The part is full: keep an answer that has more, for the segment that follows."""
+        if part.reached < part.segment.stop:  # the rest was lent
+            answer.close()
+            return False
         end = task.layout.size is not None and part.segment.stop == task.layout.size
         stop = answer.accepted.stop
         if end and stop is None:
