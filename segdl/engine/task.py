@@ -283,7 +283,9 @@ class Task:
 
     def absorb(self, part: Part, epoch: int) -> None:
         """Take in the tails that `part` has come to. Raises OSError."""
-        self._windows.absorb(part, partial(self.checkpoint, epoch=epoch), self.files.folder)
+        with self._lock:
+            record = partial(self.checkpoint, epoch=epoch)
+            self._windows.absorb(part, record, self.files.folder)
 
     # -- records -----------------------------------------------------------------------------------
 

@@ -22,7 +22,10 @@ LEAST_LENT, MOST_LENT = 128 * KIB, 16 * MIB  # bytes of a tail: what is worth a 
 
 
 class Windows:
-    """The open parts of one target, as long as it is of one object. Thread-safe."""
+    """The open parts of one target, as long as it is of one object.
+
+    Thread-safe. The lock is taken after the task's, never before it.
+    """
 
     def __init__(self, partial: Mapping[int, Record], tails: Iterable[Record]) -> None:
         """What the index vouches for of segments that are not complete."""
