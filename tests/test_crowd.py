@@ -58,3 +58,14 @@ def test_after_a_refusal_it_waits_before_it_grows_again() -> None:
     for second in range(1, 15):
         landed += 4 * MB
         assert crowd.look(float(second), landed, 4) == 4
+
+
+def test_a_process_that_is_busy_itself_does_not_grow() -> None:
+    """More connections bring nothing to a processor that has no time for those it has."""
+    crowd = Crowd()
+    for second in range(10):
+        crowd.look(float(second), second * 10**9, FIRST, worked=second * 0.9)
+    assert crowd.allowed == FIRST
+    for second in range(10, 13):
+        crowd.look(float(second), second * 10**9, FIRST, worked=9.0)
+    assert crowd.allowed > FIRST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import re
@@ -23,7 +24,9 @@ from hypothesis import strategies as st
 from segdl.core.errors import ExitCode, Fault, ManifestError
 from segdl.core.manifest import Manifest, Pieces, Slice, manifest_of_url, parse_manifest, schema
 from segdl.core.manifest.document import FullError, Log
+from segdl.core.manifest.fields import Fields
 from segdl.core.manifest.json_window import Window
+from segdl.core.manifest.ordinary import ordinary
 from segdl.core.urls import parse_url
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no fault
@@ -785,6 +788,42 @@ def check_any(data: bytes) -> None:
 
 
 # The same in every way
+
+NEARLY = st.fixed_dictionaries(
+    {},
+    optional={
+        "path": st.sampled_from(["a/b.7z", "A", "a/nul", "../a", "a//b", "é", "", 1, "x" * 256]),
+        "url": st.sampled_from(["http://h/a?b=c", "http://h/é", "ftp://h/a", "", None, []]),
+        "urls": st.just(["http://h/a"]),
+        "size": st.sampled_from([0, 1, "8MiB", -1, True, None, 2**63, 2**63 - 1, "x", []]),
+        "hash": st.dictionaries(
+            st.sampled_from(["md5", "sha1", "x"]), st.sampled_from([MD5, MD5.upper(), SHA1, 1])
+        )
+        | st.sampled_from(["", [], None]),
+        "slice": st.just({"offset": 0, "size": 1}),
+        "x": st.just(1),
+    },
+)
+
+
+@given(NEARLY | st.sampled_from([None, [], "path"]))
+@example({"path": "a", "url": "http://h/a", "size": 1, "hash": {"md5": MD5.upper()}})
+def test_the_shortcut_takes_only_what_the_schema_takes_and_as_the_same(node: object) -> None:
+    log = Log()
+    slow = schema._any_file(Fields(node, ("files", 0), log, schema.FILE_KEYS))
+    quick = ordinary(node)
+    assert quick is None or (quick == slow and not log.count)
+
+
+def test_the_shortcut_takes_an_ordinary_file() -> None:
+    node = {"path": "a/b.7z", "url": "http://h/a?b=c", "size": 1, "hash": {"md5": MD5}}
+    assert ordinary(node) and ordinary({"path": "a", "url": "http://h/a"})
+
+
+def test_the_collector_is_as_it_was() -> None:
+    assert gc.isenabled() and parse("http://h/a") and gc.isenabled()
+    assert faults("{") and gc.isenabled()
+
 
 WORDS = st.text(st.characters(categories=["L", "M", "N", "P", "S", "Zs"]), max_size=6)
 URLS = st.sampled_from(["http://h/a", "https://h/b?c", "ftp://h/d", "http://h/%FF"])

@@ -1,5 +1,4 @@
-"""How fast and how patiently: backoff, the stall window, the rate limit, how many at once, and
-which of them lags."""
+"""How fast and how patiently: backoff, stall window, rate limit, how many at once, who lags."""
 
 from __future__ import annotations
 
@@ -72,6 +71,7 @@ class Bucket:
 FEWEST, FIRST, MOST = 1, 4, 16  # connections of `auto`
 _LOOK = 1.0  # seconds over which a rate is measured
 _GAIN = 1.08  # a step up must bring this much, or it is taken back
+_LOADED = 0.8  # of one core: threads share one interpreter
 _SETTLED = 15.0  # seconds before another step up is tried after one that brought nothing
 
 
@@ -81,30 +81,33 @@ class Crowd:
 
     Hill climbing on the rate of the whole order, one step a second. A step that brings nothing is
     taken back, and the next one waits; a server that says 429 or 503 halves the number at once.
+    While the process itself is busy there is no step: then not the line is what bounds it.
     """
 
     allowed: int = FIRST
     _since: float | None = None
     _landed: int = 0
+    _worked: float = 0.0
     _before: float = 0.0  # the rate before the last step up
     _step: int = 0  # what the last step up added, while it is judged
     _hold: float = 0.0  # no step up before this time
 
-    def look(self, now: float, landed: int, busy: int) -> int:
-        """The number that is allowed now, `landed` bytes into the run with `busy` at work."""
+    def look(self, now: float, landed: int, busy: int, worked: float = 0.0) -> int:
+        """The number that is allowed now, `landed` bytes into the run with `busy` at work;
+        `worked` is the process's CPU time in seconds."""
         if self._since is None:
-            self._since, self._landed = now, landed
-        elif now - self._since >= _LOOK:
-            rate = (landed - self._landed) / (now - self._since)
-            self._since, self._landed = now, landed
-            self._judge(now, rate, busy)
+            self._since, self._landed, self._worked = now, landed, worked
+        elif (passed := now - self._since) >= _LOOK:
+            rate, load = (landed - self._landed) / passed, (worked - self._worked) / passed
+            self._since, self._landed, self._worked = now, landed, worked
+            self._judge(now, rate, busy, load)
         return self.allowed
 
-    def _judge(self, now: float, rate: float, busy: int) -> None:
+    def _judge(self, now: float, rate: float, busy: int, load: float) -> None:
         if self._step and rate < self._before * _GAIN:
             self.allowed -= self._step
             self._step, self._hold = 0, now + _SETTLED
-        elif busy >= self.allowed and now >= self._hold:
+        elif busy >= self.allowed and now >= self._hold and load < _LOADED:
             self._step = min(max(2, self.allowed // 2), MOST - self.allowed)
             self.allowed += self._step
             self._before = rate
@@ -143,10 +146,11 @@ class Flows:
             seen.append((now, landed[number]))
             while len(seen) > 2 and seen[1][0] <= now - _SPAN:
                 seen.popleft()
-        rates = {n: _rate(seen) for n, seen in self._seen.items() if _age(seen) >= _SPAN}
+        rates = {n: rate for n in landed if (rate := self.rate(n)) is not None}
         if len(rates) >= _FEW:
             self.usual = statistics.median(rates.values())
-        return [n for n, rate in rates.items() if rate * _LAG < self.usual and self._due(n, now)]
+        lagging = [n for n, rate in rates.items() if rate * _LAG < self.usual]
+        return [n for n in lagging if _age(self._seen[n]) >= _SPAN and self._due(n, now)]
 
     def rate(self, number: int) -> float | None:
         """Bytes a second of a connection at work, None while it is too early to tell."""

@@ -27,15 +27,50 @@ class URLProblem(ValueError):
     """A URL that segdl does not take; the message says why and never shows the query."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True, repr=False)
+class _Common:
+    """What the URLs that were signed together have in common: all but the path and the signature.
+
+    S3, GCS and Azure put the signature last, so this is the query up to its last value. With a
+    session token in it, it is most of the text of an order, and here the order holds it once.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    query: str  # ends in `=`, or is empty
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class ShareURL:
     """One URL of one object, taken apart once. Built by `parse_url`."""
 
-    scheme: str  # "http" or "https"
-    host: str  # lower case, IDNA, IPv6 without brackets
-    port: int
-    path: str  # as given: percent-encoded, never normalised (a signature covers it)
-    query: str  # the secret
+    _common: _Common
+    _own: str  # the path, and behind a `?` the last value of the query
+
+    @property
+    def scheme(self) -> str:
+        """`http` or `https`."""
+        return self._common.scheme
+
+    @property
+    def host(self) -> str:
+        """Lower case, IDNA, IPv6 without brackets."""
+        return self._common.host
+
+    @property
+    def port(self) -> int:
+        return self._common.port
+
+    @property
+    def path(self) -> str:
+        """As it was given: percent-encoded, never normalised (a signature covers it)."""
+        return self._own.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        """All behind the first `?`. Secret."""
+        return self._common.query + self._own.partition("?")[2]
 
     @property
     def target(self) -> bytes:
@@ -107,19 +142,13 @@ class ShareURL:
     def __repr__(self) -> str:
         return f"<ShareURL {self}>"
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ShareURL) and (self.origin, self.target) == (
-            other.origin,
-            other.target,
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.origin, self.target))
-
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_PLAIN = re.compile(r"[!-~]*")
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
-_URL = re.compile(r"(https?)://([^/?#]*)([^?#]*)\??([^#]*)", re.ASCII | re.IGNORECASE)
+_URL = re.compile(  # scheme, host and port, path, query up to its last `=`, last value
+    r"(https?)://([^/?#]*)([^?#]*)\??([^#]*=)?([^#]*)", re.ASCII | re.IGNORECASE
+)
 _NETLOC = re.compile(r"(\[[^]]*\]|[^]:[]*)(?::([0-9]{0,9}))?")
 _NAME = re.compile(r"(?=.{1,254}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -129,21 +158,28 @@ def parse_url(text: str) -> ShareURL:
     """The URL that `text` is; a fragment is dropped. Raises URLProblem, whose message is safe."""
     if len(text) > LONGEST:
         raise URLProblem(f"is {len(text)} characters long; a URL has at most {LONGEST}")
-    if _UNPRINTABLE.search(text):
+    plain = _PLAIN.fullmatch(text)  # as nearly all are, and quick to say
+    if not plain and _UNPRINTABLE.search(text):
         raise URLProblem("holds a space or a control character; percent-encode it")
     found = _URL.match(text)
     if not found:
         raise URLProblem("is not an http:// or https:// URL")
-    scheme, netloc, path, query = found.groups()
+    scheme, netloc, path, query, value = found.groups("")
+    if not plain:
+        path, query, value = _ascii(path), _ascii(query), _ascii(value)
+        if len(path) + len(query) + len(value) > LONGEST:
+            raise URLProblem(f"has more than {LONGEST} characters once it is percent-encoded")
+    own = f"{path or '/'}?{value}" if query or value else path or "/"
+    return ShareURL(_common(scheme, netloc, query), own)
+
+
+@lru_cache(maxsize=16)  # an order has few, and many URLs
+def _common(scheme: str, netloc: str, query: str) -> _Common:
     scheme = "https" if len(scheme) == 5 else "http"
-    host, port = _endpoint(scheme, netloc)
-    path, query = _ascii(path) or "/", _ascii(query)
-    if len(path) + len(query) > LONGEST:
-        raise URLProblem(f"has more than {LONGEST} characters once it is percent-encoded")
-    return ShareURL(scheme, host, port, path, query)
+    return _Common(scheme, *_endpoint(scheme, netloc), query)
 
 
-@lru_cache(maxsize=256)  # an order has few hosts and many URLs
+@lru_cache(maxsize=256)  # a signature that is not last spoils the cache above, but not this one
 def _endpoint(scheme: str, netloc: str) -> tuple[str, int]:
     """Host and port; a netloc that holds a password raises, and so is never in the cache."""
     if "@" in netloc:

@@ -249,7 +249,7 @@ class Desk:
         """Judge whether more connections bring more, and which of them lag. Called now and then."""
         with self._change:
             now, before = time.monotonic(), self.allowed
-            if self._crowd.look(now, self.landed, len(self.busy)) > before:
+            if self._crowd.look(now, self.landed, len(self.busy), time.process_time()) > before:
                 self._change.notify_all()
             if self._limit.at(datetime.now().time()) is None:  # else segdl itself holds them back
                 at_work = {worker: self._landed[worker] for worker in self.busy}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from unicodedata import category, normalize
 
 LONGEST_COMPONENT = 255  # bytes: NAME_MAX
@@ -23,16 +24,17 @@ _DEVICES = {
     *(port + digit for port in ("com", "lpt") for digit in "123456789¹²³"),
 }  # fmt: skip
 # What most names are, and what no rule has anything against: a shortcut, for long orders.
-_PLAIN = re.compile(
-    r"(?!(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$))[a-z0-9_-]+(?:\.[a-z0-9_-]+)*+",
-    re.ASCII | re.IGNORECASE,
-)
+_PLAIN_TEXT = r"(?!(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:[./]|$))[a-z0-9_-]+(?:\.[a-z0-9_-]+)*+"
+_PLAIN = re.compile(_PLAIN_TEXT, re.ASCII | re.IGNORECASE)
+_PLAIN_PATH = re.compile(f"{_PLAIN_TEXT}(?:/{_PLAIN_TEXT})*+", re.ASCII | re.IGNORECASE)
 _UNSEEN_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _UNSEEN = set("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufffe\uffff")
 
 
 def path_problem(path: str) -> str | None:
     """Why this is no path for a target, as the end of a sentence; None if it is one."""
+    if len(path) <= LONGEST_COMPONENT and _PLAIN_PATH.fullmatch(path):
+        return None
     if path.startswith("/"):
         return "is absolute"
     if len(path.encode(errors="replace")) > LONGEST_PATH:
@@ -88,8 +90,24 @@ def collisions(paths: Iterable[str | None]) -> Iterator[Collision]:
     """Each path that cannot stand beside another; None holds the place of a path that is missing.
 
     Sorted with the separator first, what lies in a folder follows the folder at once. So one walk
-    finds everything in linear memory, however deep the paths are.
+    finds everything in linear memory, however deep the paths are. A list of files is often sorted
+    already, and hardly ever holds a collision: only for one are the numbers sorted too.
     """
+    paths = tuple(paths)
+    if not _apart(_keys(paths)) and not _apart(sorted(_keys(paths))):
+        yield from _sorted_collisions(paths)
+
+
+def _keys(paths: Iterable[str | None]) -> Iterator[str]:
+    return (_fold(path) for path in paths if path)
+
+
+def _apart(keys: Iterable[str]) -> bool:
+    """Whether these are sorted, and no two of them are equal or one in the other."""
+    return all(one < other and not other.startswith(one + "\0") for one, other in pairwise(keys))
+
+
+def _sorted_collisions(paths: Iterable[str | None]) -> Iterator[Collision]:
     file, file_number = "\0", -1  # the last path that is no other's, nor lies in one
     before, before_number = "\0", -1
     for key, number in sorted((_fold(path), n) for n, path in enumerate(paths) if path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -35,10 +37,23 @@ def parse_manifest(
     """
     try:
         check(data)
-        return _read(_syntax(data), data, source, Variables(environment, allow_env))
+        with _no_collector():
+            return _read(_syntax(data), data, source, Variables(environment, allow_env))
     except BrokenError as broken:
         where = f"{printable(source)}:{broken.line}"
         raise ManifestError((Fault(where, "", broken.problem),)) from None
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """No search for cycles meanwhile: there are none, and it would look at every target, often."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def manifest_of_url(text: str) -> Manifest:

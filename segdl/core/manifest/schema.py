@@ -14,6 +14,7 @@ from segdl.core.manifest.fields import Fields
 from segdl.core.manifest.headers import Variables, read_headers
 from segdl.core.manifest.model import Manifest, Pieces, Slice, Target
 from segdl.core.manifest.names import collisions, component_problem
+from segdl.core.manifest.ordinary import ordinary
 from segdl.core.manifest.wording import shown
 from segdl.core.options import LARGEST_SIZE
 from segdl.core.urls import ShareURL
@@ -46,7 +47,10 @@ def read_file(log: Log, number: int, node: object) -> Target:
     if number == MOST_TARGETS:
         log.note(Problem(("files",), f"has more than {MOST_TARGETS:,} files; split the order"))
         raise FullError
-    file = Fields(node, ("files", number), log, FILE_KEYS)
+    return ordinary(node) or _any_file(Fields(node, ("files", number), log, FILE_KEYS))
+
+
+def _any_file(file: Fields) -> Target:
     urls = _urls(file)
     part = _slice(file)
     size = _size(file, part)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from segdl.core.manifest.document import DEEPEST, BrokenError, Document, Entry, Place
 from segdl.core.manifest.json_window import Window
@@ -33,9 +34,12 @@ class _Hooks:
         self.doubled |= len(made) < len(pairs)
         return made
 
-    @staticmethod
-    def integer(text: str) -> int | Literal:
-        return int(text) if len(text) <= _MOST_DIGITS else Literal(text)
+
+def _integer(text: str) -> int | Literal:
+    return _number(text) if len(text) <= _MOST_DIGITS else Literal(text)
+
+
+_number = lru_cache(maxsize=256)(int)  # files of one size share the number
 
 
 def read(data: bytes, entry: Entry) -> Document:
@@ -43,7 +47,7 @@ def read(data: bytes, entry: Entry) -> Document:
     hooks = _Hooks()
     decoder = json.JSONDecoder(
         object_pairs_hook=hooks.mapping,
-        parse_int=hooks.integer,
+        parse_int=_integer,
         parse_float=Literal,
         parse_constant=Literal,
     )

@@ -52,6 +52,8 @@ def items(value: object) -> list[object]:
 
 def size(value: object) -> int:
     """Bytes, from 0 to 2**63-1: a number, or text such as 8MiB."""
+    if type(value) is int and 0 <= value <= LARGEST_SIZE:
+        return value
     try:
         number = parse_size(value) if isinstance(value, str) else value
     except ValueError:
