@@ -66,6 +66,6 @@ def test_a_process_that_is_busy_itself_does_not_grow() -> None:
     for second in range(10):
         crowd.look(float(second), second * 10**9, FIRST, worked=second * 0.9)
     assert crowd.allowed == FIRST
-    for second in range(10, 13):
+    for second in range(10, 12):
         crowd.look(float(second), second * 10**9, FIRST, worked=9.0)
     assert crowd.allowed > FIRST

@@ -248,6 +248,120 @@ def test_a_slice_is_of_its_place(folder: int) -> None:
     assert heading is not None and heading.offset == 7
 
 
+# -- tails -----------------------------------------------------------------------------------------
+
+
+def tail(number: int, start: int, stop: int, letter: str = "d") -> Record:
+    return Record(number, start, stop, letter * 32, Place.TAIL)
+
+
+def said(folder: int, path: Path, *records: Record, epoch: int = HEADING.epoch) -> Contents:
+    """What an index says that went on with these records."""
+    written(folder, path)
+    index = Index(folder)
+    for record in records:
+        index.held(record, epoch)
+    index.close()
+    return believed(folder)
+
+
+def test_tails_are_beside_the_segments_records(folder: int, tmp_path: Path) -> None:
+    tails = [tail(1, 110_000, 120_000), tail(1, 125_000, 131_072), tail(2, 150_000, 160_000)]
+    contents = said(folder, tmp_path, tails[1], tails[2], tails[0])
+    assert list(contents.records.values()) == RECORDS
+    assert list(contents.live_tails()) == tails
+
+
+def test_the_latest_record_of_a_tail_wins(folder: int, tmp_path: Path) -> None:
+    first, later = tail(1, 110_000, 112_000), tail(1, 110_000, 120_000, "e")
+    assert list(said(folder, tmp_path, first, later).live_tails()) == [later]
+
+
+@pytest.mark.parametrize(
+    ("reached", "live"),
+    [(99_000, True), (109_999, True), (110_000, True), (110_001, False), (120_000, False)],
+)
+def test_a_tail_counts_until_its_segment_has_come_to_it(
+    folder: int, tmp_path: Path, reached: int, live: bool
+) -> None:
+    whole = Record(1, 65_536, reached, "f" * 32, Place.PART)
+    contents = said(folder, tmp_path, tail(1, 110_000, 120_000), whole)
+    assert bool(list(contents.live_tails())) is live
+
+
+def test_a_tail_that_begins_in_another_is_passed_over(folder: int, tmp_path: Path) -> None:
+    """Of overlapping ones the earlier counts; the next that is clear of it counts again."""
+    tails = [tail(1, 110_000, 120_000), tail(1, 115_000, 125_000), tail(1, 120_000, 130_000)]
+    contents = said(folder, tmp_path, *reversed(tails))
+    assert list(contents.live_tails()) == [tails[0], tails[2]]
+
+
+def test_tails_of_one_segment_say_nothing_of_another(folder: int, tmp_path: Path) -> None:
+    """Segment 3 is complete and lies behind: what is of segment 2 counts, of 3 it does not."""
+    mine, others = tail(2, 131_073, 196_608), tail(3, 200_000, 262_144)
+    assert list(said(folder, tmp_path, others, mine).live_tails()) == [mine]
+
+
+def test_what_is_lost_takes_its_tails_with_it(folder: int, tmp_path: Path) -> None:
+    mine, other = tail(1, 110_000, 120_000), tail(2, 150_000, 160_000)
+    said(folder, tmp_path, mine, other, tail(1, 125_000, 131_072))
+    index = Index(folder)
+    index.lost(1, HEADING.epoch)
+    index.close()
+    assert list(believed(folder).live_tails()) == [other]
+    index = Index(folder)
+    index.held(mine, HEADING.epoch)  # fetched again
+    index.close()
+    assert list(believed(folder).live_tails()) == [mine, other]
+
+
+def test_a_pin_makes_tails_void(folder: int, tmp_path: Path) -> None:
+    said(folder, tmp_path, tail(1, 110_000, 120_000))
+    index = Index(folder)
+    index.pin(OTHER)
+    index.held(tail(1, 125_000, 131_072), HEADING.epoch)  # a helper that was overtaken
+    index.close()
+    contents = believed(folder)
+    assert contents.heading == OTHER
+    assert not contents.tails
+
+
+def test_a_front_does_not_make_a_tail_a_part(folder: int, tmp_path: Path) -> None:
+    said(folder, tmp_path, tail(1, 110_000, 120_000))
+    index = Index(folder)
+    index.front(300_000, HEADING.epoch)
+    index.close()
+    assert [record.place for record in believed(folder).live_tails()] == [Place.TAIL]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"segment": -1}, {"start": None}, {"start": -5}, {"stop": 1.5}, {"place": "tails"},
+     {"digest": 5}, {"epoch": 6}, {"epoch": None}],
+)  # fmt: skip
+def test_a_tail_s_line_that_makes_no_sense_is_passed_over(
+    folder: int, tmp_path: Path, change: dict[str, object]
+) -> None:
+    good = tail(2, 150_000, 160_000)
+    said(folder, tmp_path, tail(1, 110_000, 120_000), good)
+    *lines, bad, last = (tmp_path / NAME).read_bytes().splitlines(keepends=True)
+    fields = unseal(bad)
+    assert fields is not None
+    (tmp_path / NAME).write_bytes(b"".join([*lines, seal(fields | change), last]))
+    assert list(believed(folder).live_tails()) == [good]
+
+
+def test_no_flipped_bit_makes_a_tail(folder: int, tmp_path: Path) -> None:
+    tails = {tail(1, 110_000, 120_000), tail(2, 150_000, 160_000)}
+    said(folder, tmp_path, *tails)
+    lines = (tmp_path / NAME).read_bytes().splitlines(keepends=True)
+    for bit in range(8 * len(lines[-1])):
+        rotten = bytearray(lines[-1])
+        rotten[bit // 8] ^= 1 << bit % 8
+        (tmp_path / NAME).write_bytes(b"".join([*lines[:-1], rotten]))
+        assert len(tails.intersection(live := list(believed(folder).live_tails()))) == len(live)
+
+
 # -- a full disk, and names that lead elsewhere ----------------------------------------------------
 
 

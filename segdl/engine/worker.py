@@ -26,7 +26,7 @@ from segdl.edges.transport import Answer, Connection, Reach
 from segdl.engine.desk import Assist, Desk
 from segdl.engine.task import Task
 
-BUFFER = 256 * KIB  # bytes read before they are hashed and written
+BUFFER = 512 * KIB  # bytes read before they are hashed and written; it fits into the cache
 CHECKPOINT = 512 * KIB  # bytes that may be on disk without a record: what a kill -9 costs
 LINGER = 0.5  # seconds that the first byte of a buffer waits for the last
 

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import ssl
+import struct
 import threading
 from dataclasses import dataclass
 
@@ -27,19 +28,28 @@ class Channel:
         self.woken = False
         self._sock = sock
         self._gate = threading.Lock()
-        sock.settimeout(tick)
+        self._flags = 0
+        if isinstance(sock, ssl.SSLSocket):
+            sock.settimeout(tick)  # OpenSSL would read on after the kernel's own timeout
+        else:
+            _tick_in_kernel(sock, tick)
+            self._flags = socket.MSG_WAITALL
 
     def readinto(self, view: memoryview) -> int:
         """Bytes placed in `view`, 0 at the peer's end of stream.
 
-        Raises TimeoutError after a tick without bytes, with the connection still good, and
+        As many as `view` has room for, if they come within a tick: each return costs the
+        interpreter lock twice. Raises TimeoutError after a tick without bytes, with the connection still good, and
         httpx.ReadError once it is lost, aborted, or (TLS) ended without a close_notify.
         """
+        return self._read(view, self._flags)
+
+    def _read(self, view: memoryview, flags: int) -> int:
         try:
-            count = self._sock.recv_into(view)
+            count = self._sock.recv_into(view, 0, flags)
         except OSError as error:
             if ticked(error):
-                raise
+                raise TimeoutError("a tick without a byte") from None
             raise httpx.ReadError(f"connection lost: {reason(error)}") from None
         if not count and self.woken:
             # Our own shutdown looks like the peer's end: it must not pass for a body that ended.
@@ -47,9 +57,10 @@ class Channel:
         return count
 
     def receive(self, limit: int) -> bytes:
-        """At most `limit` bytes, empty at the peer's end of stream; raises as `readinto`."""
+        """What has come, at most `limit` bytes, empty at the peer's end of stream; raises as
+        `readinto`."""
         buffer = memoryview(bytearray(limit))
-        return bytes(buffer[: self.readinto(buffer)])
+        return bytes(buffer[: self._read(buffer, 0)])
 
     def send(self, data: memoryview) -> int:
         """Bytes taken by the kernel; TimeoutError after a tick, httpx.WriteError once lost."""
@@ -57,7 +68,7 @@ class Channel:
             return self._sock.send(data)
         except OSError as error:
             if ticked(error):
-                raise
+                raise TimeoutError("a tick without a byte") from None
             raise httpx.WriteError(f"connection lost: {reason(error)}") from None
 
     def silent(self) -> bool:
@@ -66,11 +77,12 @@ class Channel:
         A read that does not block is the only probe that fits TLS as well: session tickets make
         the socket under TLS 1.3 readable although no byte of an answer has come.
         """
+        before = self._sock.gettimeout()
         self._sock.setblocking(False)
         try:
             self._sock.recv(1)
         except (BlockingIOError, ssl.SSLWantReadError):
-            self._sock.settimeout(self.tick)
+            self._sock.settimeout(before)
             return True
         except OSError:
             return False
@@ -93,12 +105,23 @@ class Channel:
             self._sock.close()
 
 
+def _tick_in_kernel(sock: socket.socket, tick: float) -> None:
+    """Let the kernel end a wait after a tick: Python's own timeout polls before every read, and
+    makes the socket one that never waits for all of a view."""
+    sock.settimeout(None)
+    length = struct.pack("ll", int(tick), int(tick % 1 * 1e6))  # struct timeval
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, option, length)
+
+
 def ticked(error: OSError) -> bool:
-    """Whether `error` is the end of our own tick.
+    """Whether `error` is the end of our own tick, Python's or the kernel's.
 
     The kernel's ETIMEDOUT (keep-alive probes unanswered) is a TimeoutError too, but has a number.
     """
-    return isinstance(error, TimeoutError) and error.errno is None
+    return isinstance(error, BlockingIOError) or (
+        isinstance(error, TimeoutError) and error.errno is None
+    )
 
 
 def reason(error: Exception) -> str:
