@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from segdl.core.pace import FIRST, MOST, Crowd
+from segdl.core.pace import FEWEST, FIRST, MOST, Crowd
 
 MB = 1_000_000
 
@@ -60,12 +60,20 @@ def test_after_a_refusal_it_waits_before_it_grows_again() -> None:
         assert crowd.look(float(second), landed, 4) == 4
 
 
-def test_a_process_that_is_busy_itself_does_not_grow() -> None:
+def test_a_process_that_is_busy_itself_goes_down_and_up_again() -> None:
     """More connections bring nothing to a processor that has no time for those it has."""
     crowd = Crowd()
     for second in range(10):
-        crowd.look(float(second), second * 10**9, FIRST, worked=second * 0.9)
-    assert crowd.allowed == FIRST
+        crowd.look(float(second), second * 10**9, MOST, worked=second * 0.9)
+    assert crowd.allowed == FEWEST
     for second in range(10, 12):
-        crowd.look(float(second), second * 10**9, FIRST, worked=9.0)
-    assert crowd.allowed > FIRST
+        crowd.look(float(second), second * 10**9, MOST, worked=9.0)
+    assert crowd.allowed > FEWEST
+
+
+def test_a_step_down_that_costs_is_taken_back() -> None:
+    crowd, landed = Crowd(), 0.0
+    for second in range(10):
+        allowed = crowd.look(float(second), int(landed), MOST, worked=second * 1.0)
+        landed += allowed * MB
+    assert crowd.allowed == FIRST

@@ -71,7 +71,8 @@ class Bucket:
 FEWEST, FIRST, MOST = 1, 4, 16  # connections of `auto`
 _LOOK = 1.0  # seconds over which a rate is measured
 _GAIN = 1.08  # a step up must bring this much, or it is taken back
-_LOADED = 0.8  # of one core: threads share one interpreter
+_LOSS = 0.95  # a step down may cost this much
+_LOADED = 0.8  # of one core
 _SETTLED = 15.0  # seconds before another step up is tried after one that brought nothing
 
 
@@ -81,16 +82,17 @@ class Crowd:
 
     Hill climbing on the rate of the whole order, one step a second. A step that brings nothing is
     taken back, and the next one waits; a server that says 429 or 503 halves the number at once.
-    While the process itself is busy there is no step: then not the line is what bounds it.
+    While the process itself is busy, the line is not what bounds it: then the steps go down, for
+    threads that share one interpreter get in each other's way, and one that costs is taken back.
     """
 
     allowed: int = FIRST
     _since: float | None = None
     _landed: int = 0
     _worked: float = 0.0
-    _before: float = 0.0  # the rate before the last step up
-    _step: int = 0  # what the last step up added, while it is judged
-    _hold: float = 0.0  # no step up before this time
+    _before: float = 0.0  # the rate before the last step
+    _step: int = 0  # what the last step added, while it is judged
+    _hold: float = 0.0  # no step before this time
 
     def look(self, now: float, landed: int, busy: int, worked: float = 0.0) -> int:
         """The number that is allowed now, `landed` bytes into the run with `busy` at work;
@@ -104,15 +106,21 @@ class Crowd:
         return self.allowed
 
     def _judge(self, now: float, rate: float, busy: int, load: float) -> None:
-        if self._step and rate < self._before * _GAIN:
+        if self._step and rate < self._before * (_GAIN if self._step > 0 else _LOSS):
             self.allowed -= self._step
-            self._step, self._hold = 0, now + _SETTLED
-        elif busy >= self.allowed and now >= self._hold and load < _LOADED:
-            self._step = min(max(2, self.allowed // 2), MOST - self.allowed)
+            self._hold = now + (_SETTLED if self._step > 0 else 4 * _SETTLED)
+            self._step = 0
+            return
+        self._step = 0
+        if busy >= self.allowed and now >= self._hold:
+            self._step = self._next_step(load)
             self.allowed += self._step
             self._before = rate
-        else:
-            self._step = 0
+
+    def _next_step(self, load: float) -> int:
+        if load >= _LOADED:
+            return -(self.allowed // 2)
+        return min(max(2, self.allowed // 2), MOST - self.allowed)
 
     def refused(self, now: float) -> None:
         """The server says that it is too much."""

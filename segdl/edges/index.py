@@ -165,6 +165,31 @@ class Index:
             self._append(line)
 
 
+class NoIndex(Index):
+    """In the place of an index for a target that is too small to be gone on with."""
+
+    def __init__(self) -> None:
+        pass
+
+    def pin(self, heading: Heading) -> None:
+        pass
+
+    def held(self, record: Record, epoch: int) -> None:
+        pass
+
+    def front(self, stop: int, epoch: int) -> None:
+        pass
+
+    def lost(self, segment: int, epoch: int) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _heading(line: dict[str, Any]) -> Heading:
     if line["version"] != VERSION:
         raise ValueError("a future version")

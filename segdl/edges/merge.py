@@ -72,14 +72,14 @@ def read_back(merged: int, record: Record, digests: Iterable[Hasher]) -> bool:
 
 
 def seal(merged: int, size: int, mode: int) -> os.stat_result:
-    """Make the merged file exactly the target, and durable: length, mode, flush. Raises OSError."""
+    """Make the merged file exactly the target, in length and mode; not durable yet. Raises
+    OSError."""
     found = os.fstat(merged).st_size
     if found < size:
         raise OSError(errno.EIO, "the merged file is shorter than what was merged")
     if found > size:
         os.ftruncate(merged, size)
     os.fchmod(merged, mode)
-    os.fsync(merged)
     return os.fstat(merged)
 
 

@@ -34,18 +34,18 @@ class Receipts:
             file.seek(0)
             return _read(file)
 
-    def append(self, receipt: Receipt) -> None:
-        """Add a receipt, durably. Raises OSError."""
+    def append(self, *receipts: Receipt) -> None:
+        """Add receipts, durably, with one flush. Raises OSError."""
         with self._lock:
-            self._append(seal(_line(receipt)))
+            self._append(b"".join(seal(_line(receipt)) for receipt in receipts))
         os.fdatasync(self._file)
 
-    def _append(self, line: bytes) -> None:
-        """Add a line; where a full disk took a part of it, end that and say it again."""
-        text = b"\n" + line if self._torn else line
+    def _append(self, lines: bytes) -> None:
+        """Add lines; where a full disk took a part of them, end that and say them again."""
+        text = b"\n" + lines if self._torn else lines
         self._torn = os.write(self._file, text) < len(text)
         if self._torn:
-            self._append(line)
+            self._append(lines)
 
     def close(self) -> None:
         os.close(self._file)

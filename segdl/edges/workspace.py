@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import json
 import os
+import platform
+import re
 import shutil
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,8 @@ from segdl.core.errors import DiskError, OccupiedError, UsageError
 
 HIDDEN = ".segdl"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Without O_TMPFILE this opens a folder for writing, and fails.
+_DRAFT = getattr(os, "O_TMPFILE", os.O_DIRECTORY) | os.O_RDWR | os.O_CLOEXEC
 _NOREPLACE = 1  # RENAME_NOREPLACE of renameat2(2)
 
 
@@ -121,6 +127,7 @@ class Workspace(Depot):
                 os.fchmod(folder, 0o700)  # it may have been made by another hand, or umask
             failed.pop_all()
         self.file_mode = 0o666 & ~_umask()
+        self._drafts: bool | None = None  # not tried yet
 
     def close(self) -> None:
         for folder in (self._work, self.hidden, self.root):
@@ -158,6 +165,31 @@ class Workspace(Depot):
         room = os.fstatvfs(self.root)
         return room.f_bavail * room.f_frsize
 
+    def open_draft(self) -> int | None:
+        """A file without a name, which a crash leaves nothing of; None where there are none, or
+        where they cannot be named later. Raises OSError."""
+        if self._drafts is None:
+            self._drafts = self._try_draft()
+        return os.open(".", _DRAFT, 0o600, dir_fd=self._work) if self._drafts else None
+
+    def _try_draft(self) -> bool:
+        """Whether this file system, and /proc, can do what drafts need."""
+        trial = "draft.new"
+        with suppress(OSError):
+            os.unlink(trial, dir_fd=self.hidden)  # of a run that was killed
+        try:
+            draft = os.open(".", _DRAFT, 0o600, dir_fd=self._work)
+        except OSError:
+            return False
+        try:
+            _link(draft, trial, self.hidden)
+            os.unlink(trial, dir_fd=self.hidden)
+        except OSError:
+            return False
+        finally:
+            os.close(draft)
+        return True
+
     # -- delivered targets -------------------------------------------------------------------
 
     def deliver(self, work: int, name: str, path: str, *, overwrite: bool) -> None:
@@ -176,6 +208,35 @@ class Workspace(Depot):
                     f"{path} is a folder here: move it away, then run again"
                 ) from None
             os.fsync(folder)
+
+    def name(self, draft: int, path: str) -> None:
+        """Give a finished draft its final name, for `flush_folders` to make durable.
+
+        Raises FileExistsError if something stands there, OSError.
+        """
+        with self._parent(path, make=True) as (folder, final):
+            _link(draft, final, folder)
+
+    def replace(self, draft: int, path: str) -> None:
+        """Give a finished draft a final name that something else has. Raises OSError."""
+        temporary = f"{work_name(path)}.new"
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=self.hidden)
+        _link(draft, temporary, self.hidden)
+        with self._parent(path, make=True) as (folder, final):
+            os.rename(temporary, final, src_dir_fd=self.hidden, dst_dir_fd=folder)
+
+    def flush_folders(self, paths: Iterable[str]) -> None:
+        """Make the names of delivered targets survive a power cut. Raises OSError."""
+        for folder in {path.rpartition("/")[0] for path in paths}:
+            with self._parent(f"{folder}/" if folder else "") as (opened, _):
+                os.fsync(opened)
+
+    def sync(self) -> None:
+        """Flush the whole file system: cheaper than many files one by one. Raises OSError."""
+        if _libc().syncfs(self.root):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
 
     # -- segdl's own files -------------------------------------------------------------------
 
@@ -203,6 +264,11 @@ def is_file(found: os.stat_result) -> bool:
     return stat.S_ISREG(found.st_mode)
 
 
+def _link(draft: int, name: str, folder: int) -> None:
+    """linkat(2) of a file without a name (open(2), O_TMPFILE). Raises OSError."""
+    os.link(f"/proc/self/fd/{draft}", name, dst_dir_fd=folder, follow_symlinks=True)
+
+
 def _open_folder(parent: int, name: str) -> int:
     return os.open(name, _FOLDER, dir_fd=parent)
 
@@ -226,8 +292,7 @@ def _rename(source: int, name: str, sink: int, final: str, *, replace: bool) -> 
     if replace:
         os.rename(name, final, src_dir_fd=source, dst_dir_fd=sink)
         return
-    libc = ctypes.CDLL(None, use_errno=True)
-    renameat2 = getattr(libc, "renameat2", None)
+    renameat2 = getattr(_libc(), "renameat2", None)
     if renameat2 is not None:
         if renameat2(source, os.fsencode(name), sink, os.fsencode(final), _NOREPLACE) == 0:
             return
@@ -240,6 +305,18 @@ def _rename(source: int, name: str, sink: int, final: str, *, replace: bool) -> 
         os.rename(name, final, src_dir_fd=source, dst_dir_fd=sink)
         return
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def sync_tells() -> bool:
+    """Whether `Workspace.sync` is there and says what could not be written (Linux 5.8)."""
+    release = re.match(r"(\d+)\.(\d+)", platform.release())
+    version = (int(release[1]), int(release[2])) if release else (0, 0)
+    return sys.platform == "linux" and version >= (5, 8) and hasattr(_libc(), "syncfs")
 
 
 def _umask() -> int:

@@ -6,20 +6,23 @@ And the first question: whether what stands under the final name is the target a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import ParamSpec, TypeVar
 
-from segdl.core.digests import RECORD, hasher
-from segdl.core.errors import ContentError, DiskFullError, StoppedError
+from segdl.core.digests import RECORD, Hasher, hasher
+from segdl.core.errors import ContentError, DiskFullError, SegdlError, StoppedError, disk_error
 from segdl.core.events import timestamp
 from segdl.core.manifest import Target
 from segdl.core.plan import Layout, Place, Record
 from segdl.core.report import Grade, Receipt, SegmentDigests
 from segdl.edges import merge
 from segdl.edges.receipts import Receipts
-from segdl.edges.workspace import Workspace, is_file, occupied
+from segdl.edges.workspace import Workspace, is_file, occupied, sync_tells
 from segdl.engine.front import MOST_COPIED
 from segdl.engine.task import Task
+
+FEW = 4  # drafts: more are flushed by one call
 
 
 class Delivery:
@@ -89,7 +92,10 @@ class Delivery:
         proved = target.digests or target.pieces
         if not proved and own != tuple(r.digest for _, r in sorted(task.front.held.items())):
             return None
-        return self._write_receipt(task, found, digests, own, task.proof.grade(digests, segments))
+        receipt = _receipt(task, found, digests, own, task.proof.grade(digests, segments))
+        self._receipts.append(receipt)
+        self._clean_up(target.path)
+        return receipt
 
     def require_room(self, task: Task) -> None:
         """Raises DiskFullError if what is missing of a target does not fit; OccupiedError if a
@@ -117,20 +123,55 @@ class Delivery:
     def deliver(self, task: Task) -> Receipt:
         """Deliver a target that is merged to its end; when it returns, the file survives a power
         cut. Raises DigestError (and nothing is delivered), OccupiedError, OSError."""
-        size, files = task.layout.size, task.files
-        assert size is not None
-        digests = {name: running.hexdigest() for name, running in task.front.whole.items()}
-        task.proof.check_whole(digests)
-        found = merge.seal(files.merged, size, self._workspace.file_mode)
-        files.index.flush()
+        found, path = self._sealed(task), task.target.path
+        os.fsync(task.files.merged)
+        task.files.index.flush()
         there = self._same_content(task)
         if there is None:
-            path = task.target.path
-            self._workspace.deliver(files.folder, merge.NAME, path, overwrite=self._overwrite)
-        held = sorted(task.front.held.items())
-        grade = task.proof.grade(digests, task.front.digests)
-        own = tuple(record.digest for _, record in held)
-        return self._write_receipt(task, there or found, digests, own, grade)
+            self._workspace.deliver(task.files.home, merge.NAME, path, overwrite=self._overwrite)
+        receipt = self._receipt(task, there or found)
+        self._receipts.append(receipt)
+        self._clean_up(path)
+        return receipt
+
+    def deliver_drafts(self, tasks: Sequence[Task]) -> list[Receipt | SegdlError]:
+        """The same for several drafts, with a few flushes for all of them: a receipt or the error
+        of each. Raises OSError if the flushes fail, and what they are of counts for nothing."""
+        sealed = [_tried(self._sealed, task) for task in tasks]
+        self._flush([t.files.merged for t, s in zip(tasks, sealed, strict=True) if not _bad(s)])
+        outcomes = [
+            found if isinstance(found, SegdlError) else _tried(self._name, task, found)
+            for task, found in zip(tasks, sealed, strict=True)
+        ]
+        receipts = [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
+        self._workspace.flush_folders(receipt.path for receipt in receipts)
+        self._receipts.append(*receipts)
+        return outcomes
+
+    def _sealed(self, task: Task) -> os.stat_result:
+        """A merged file that is exactly the target, if its digests are the manifest's."""
+        size, files = task.layout.size, task.files
+        assert size is not None
+        task.proof.check_whole(_values(task.front.whole))
+        return merge.seal(files.merged, size, self._workspace.file_mode)
+
+    def _flush(self, drafts: Sequence[int]) -> None:
+        if len(drafts) > FEW and sync_tells():
+            self._workspace.sync()
+            return
+        for draft in drafts:
+            os.fsync(draft)
+
+    def _name(self, task: Task, found: os.stat_result) -> Receipt:
+        """Give a draft its final name, unless the same content has it already."""
+        try:
+            self._workspace.name(task.files.merged, task.target.path)
+        except FileExistsError:
+            there = self._same_content(task)
+            if there is None:
+                self._workspace.replace(task.files.merged, task.target.path)
+            return self._receipt(task, there or found)
+        return self._receipt(task, found)
 
     def _same_content(self, task: Task) -> os.stat_result | None:
         """What stands under the final name, if it is the same content; other content is refused,
@@ -149,31 +190,56 @@ class Delivery:
             raise occupied(task.target.path)
         return None
 
-    def _write_receipt(
-        self,
-        task: Task,
-        found: os.stat_result,
-        digests: dict[str, str],
-        own: tuple[str, ...],
-        grade: Grade,
-    ) -> Receipt:
-        receipt = Receipt(
-            path=task.target.path,
-            size=found.st_size,
-            digests=digests,
-            segments=SegmentDigests(task.layout.segment_size, RECORD, own),
-            grade=grade,
-            delivered=timestamp(),
-            object=task.urls[0].object_name,
-            offset=task.offset,
-            etag=task.pin.etag if task.pin else None,
-            modified_ns=found.st_mtime_ns,
-            resumable=not task.whole,
-        )
-        self._receipts.append(receipt)
+    def _receipt(self, task: Task, found: os.stat_result) -> Receipt:
+        """The receipt of a target whose front has come to its end."""
+        front = task.front
+        own = tuple(record.digest for _, record in sorted(front.held.items()))
+        grade = task.proof.grade(_values(front.whole), front.digests)
+        return _receipt(task, found, _values(front.whole), own, grade)
+
+    def _clean_up(self, path: str) -> None:
         with suppress(OSError):  # delivered is delivered: what is left goes with the next run
-            self._workspace.remove_work(task.target.path)
-        return receipt
+            self._workspace.remove_work(path)
+
+
+def _receipt(
+    task: Task, found: os.stat_result, digests: dict[str, str], own: tuple[str, ...], grade: Grade
+) -> Receipt:
+    return Receipt(
+        path=task.target.path,
+        size=found.st_size,
+        digests=digests,
+        segments=SegmentDigests(task.layout.segment_size, RECORD, own),
+        grade=grade,
+        delivered=timestamp(),
+        object=task.urls[0].object_name,
+        offset=task.offset,
+        etag=task.pin.etag if task.pin else None,
+        modified_ns=found.st_mtime_ns,
+        resumable=not task.whole,
+    )
+
+
+def _values(hashers: Mapping[str, Hasher]) -> dict[str, str]:
+    return {name: running.hexdigest() for name, running in hashers.items()}
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _tried(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | SegdlError:
+    """What a step gives, or the error that it ended with."""
+    try:
+        return step(*args, **kwargs)
+    except SegdlError as error:
+        return error
+    except OSError as error:
+        return disk_error(error)
+
+
+def _bad(outcome: object) -> bool:
+    return isinstance(outcome, SegdlError)
 
 
 def asked_for(target: Target, receipt: Receipt) -> bool:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -28,7 +28,7 @@ from segdl.core.errors import (
     disk_error,
 )
 from segdl.core.manifest import Manifest, Target
-from segdl.core.options import MIB, Options, RateLimit
+from segdl.core.options import KIB, MIB, Options, RateLimit
 from segdl.core.pace import Bucket, Crowd, Flows
 from segdl.core.report import Receipt
 from segdl.core.schedule import (
@@ -56,6 +56,8 @@ HELP_FROM = 0.25  # seconds that a segment must still take: less is not worth a 
 _IDLE_LOOK = 0.1  # seconds between two looks of an idle worker for somebody to help
 _MEET = 0.5  # seconds that a worker waits for one who helps it, before it calls that one back
 _HELPLESS = 5.0  # seconds without help after help that failed
+_GATHER = 0.02  # seconds that a merger waits for more drafts
+MOST_DRAFTED = 512 * KIB  # bytes a connection of drafts that are not delivered: a crash costs them
 MOST_BEHIND = 256 * MIB  # bytes that a target's front may lag: what is not merged takes room twice
 
 
@@ -108,6 +110,9 @@ class Desk:
         self._lagging: set[int] = set()  # workers whose connection is given up
         self._recalled: set[Part] = set()  # tails that are wanted back
         self._no_help_before = 0.0
+        self._drafts: dict[int, int] = {}  # bytes of those that are complete and not delivered
+        self._gathering = 0  # mergers that wait for more drafts
+        self._held_back = 0  # workers that wait for mergers
         self._finished = False
         self._limit = options.limit_rate
         self._paused = False
@@ -227,14 +232,34 @@ class Desk:
                 self._due.notify()
         return not task.unseen
 
-    def next_merge(self) -> Merge | None:
-        """The next target to merge, waited for; None when the run is over."""
+    def next_merges(self) -> list[Merge]:
+        """The next target to merge, waited for, or several drafts; none when the run is over."""
         with self._due:
             while self.stopped is None and not self._finished:
-                if (work := self._schedule.take_merge()) is not None:
-                    return work
-                self._due.wait()
-            return None
+                if (work := self._schedule.take_merge()) is None:
+                    self._due.wait()
+                elif self._is_draft(work):
+                    return self._gather(work)
+                else:
+                    return [work]
+            return []
+
+    def _gather(self, first: Merge) -> list[Merge]:
+        """More drafts, for a moment: they are flushed together. Nobody is woken for each."""
+        works, deadline = [first], time.monotonic() + _GATHER
+        self._gathering += 1
+        while self._is_draft(works[-1]) and self.stopped is None:
+            if (work := self._schedule.take_merge()) is not None:
+                works.append(work)
+            elif self.busy and not self._held_back and (left := deadline - time.monotonic()) > 0:
+                self._due.wait(left)
+            else:
+                break
+        self._gathering -= 1
+        return works
+
+    def _is_draft(self, work: Merge) -> bool:
+        return self.tasks[work.job].draft
 
     def _notify_all(self) -> None:
         self._change.notify_all()
@@ -329,13 +354,26 @@ class Desk:
         with self._change:
             task = self.tasks.get(work.job)
             self._schedule.committed(work, task.layout.count if task else None)
-            self._due.notify()
+            if task is None or not task.draft:
+                self._due.notify()
+                return
+            self._drafts[work.job] = task.layout.size or 0
+            if not self._gathering:
+                self._due.notify()
 
     def keep_up(self, work: Fetch, task: Task) -> None:
-        """Hold a worker back while the front of its target lags far behind."""
+        """Hold a worker back while the front of its target lags far behind, or more drafts are
+        not delivered than a crash may cost."""
         with self._change:
-            while task.front.backlog() > MOST_BEHIND and self.wanted(work, _NOBODY):
+            while self._too_far(task) and self.wanted(work, _NOBODY):
+                self._held_back += 1
+                self._due.notify_all()
                 self._change.wait(0.5)
+                self._held_back -= 1
+
+    def _too_far(self, task: Task) -> bool:
+        drafts = sum(self._drafts.values()) if task.draft else 0
+        return drafts > MOST_DRAFTED * self.allowed or task.front.backlog() > MOST_BEHIND
 
     def meet(self, work: Fetch, worker: int, task: Task, part: Part) -> None:
         """A worker has come to a tail: wait a little for whoever fetches it, then call it back."""
@@ -362,17 +400,37 @@ class Desk:
 
     # -- merges ----------------------------------------------------------------------------------
 
-    def merge(self, work: Merge) -> None:
-        """Look at what is on disk of a target, move its front, deliver it if that was the end.
+    def merge(self, works: Sequence[Merge]) -> None:
+        """Look at what is on disk of targets, move their fronts, deliver those at their end."""
+        with ExitStack() as in_use:
+            tasks = [self.tasks[work.job] for work in works]
+            for task in tasks:
+                in_use.enter_context(task.in_use())
+            pairs = zip(works, tasks, strict=True)
+            complete = [(work, task) for work, task in pairs if self._advance(work, task)]
+            drafts = [(work, task) for work, task in complete if task.draft]
+            if drafts:
+                self._deliver_drafts(drafts)
+            for work, task in complete:
+                if not task.draft:
+                    self._deliver(work, task)
 
-        Raises OSError, SegdlError.
-        """
-        task = self.tasks[work.job]
-        with task.in_use():
-            if task.unseen and not self._look(work, task):
-                return
-            if task.pin is not None:
-                self._advance(work, task)
+    def _advance(self, work: Merge, task: Task) -> bool:
+        """Move a front; True if that was the end of its target."""
+        lost = partial(self._lost, work.job)
+        try:
+            on = not task.unseen or self._look(work, task)
+            complete = on and task.pin is not None
+            complete = complete and task.front.advance(task.files, lost, self._is_stopped)
+        except SegdlError as error:
+            self.failed(_NOBODY, work, error, progress=False)
+        except OSError as error:
+            self.failed(_NOBODY, work, disk_error(error), progress=False)
+        else:
+            if not complete:
+                self._merged(work)
+            return complete
+        return False
 
     def _look(self, work: Merge, task: Task) -> bool:
         """Whether to go on with a target of which something was on disk before this run."""
@@ -388,26 +446,39 @@ class Desk:
             self._started(work.job, task)
         return receipt is None
 
-    def _advance(self, work: Merge, task: Task) -> None:
-        lost = partial(self._lost, work.job)
-        if not task.front.advance(task.files, lost, self._is_stopped):
-            return
+    def _deliver(self, work: Merge, task: Task) -> None:
         try:
-            receipt = self._delivery.deliver(task)
-        except DigestError as error:
-            self._condemn(work.job, task, error)
-        else:
-            self._delivered(work.job, task, receipt, fetched=True)
+            outcome: Receipt | SegdlError = self._delivery.deliver(task)
+        except SegdlError as error:
+            outcome = error
+        except OSError as error:
+            outcome = disk_error(error)
+        self._settle(work, task, outcome)
 
-    def merged(self, work: Merge) -> None:
-        """The merge is over."""
+    def _deliver_drafts(self, drafts: Sequence[tuple[Merge, Task]]) -> None:
+        try:
+            outcomes = self._delivery.deliver_drafts([task for _, task in drafts])
+        except OSError as error:
+            outcomes = [disk_error(error)] * len(drafts)
+        for (work, task), outcome in zip(drafts, outcomes, strict=True):
+            self._settle(work, task, outcome)
+
+    def _settle(self, work: Merge, task: Task, outcome: Receipt | SegdlError) -> None:
+        """What becomes of a target that was to be delivered."""
+        match outcome:
+            case Receipt():
+                self._delivered(work.job, task, outcome, fetched=True)
+            case DigestError():
+                self._condemn(work.job, task, outcome)
+            case error:
+                self.failed(_NOBODY, work, error, progress=False)
+        self._merged(work)
+
+    def _merged(self, work: Merge) -> None:
         with self._change:
+            self._drafts.pop(work.job, None)
             self._schedule.done(work, _NOBODY)
             self._notify_all()
-
-    def merge_failed(self, work: Merge, error: SegdlError) -> None:
-        """The merge failed, and so its target."""
-        self.failed(_NOBODY, work, error, progress=False)
 
     def _condemn(self, job: int, task: Task, error: DigestError) -> None:
         """The whole is not what the manifest says: fetch it again once, then give up."""
@@ -485,6 +556,8 @@ class Desk:
             error = self._delivery.no_room(task, error.message) if task else error
         with self._change:
             self._end(worker)
+            if isinstance(work, Merge):
+                self._drafts.pop(work.job, None)
             if progress and isinstance(work, Fetch):
                 self._schedule.progressed(work)
             decision = self._schedule.settle(work, worker, error, time.monotonic())

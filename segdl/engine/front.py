@@ -29,9 +29,15 @@ MOST_COPIED = 4  # part files that wait to be removed until their copy is flushe
 class Files:
     """The open files of a target under way."""
 
-    folder: int
+    folder: int | None  # None: a draft, which has no part files
     merged: int
     index: Index
+
+    @property
+    def home(self) -> int:
+        """The folder that part files are in."""
+        assert self.folder is not None
+        return self.folder
 
 
 class Front:
@@ -132,14 +138,14 @@ class Front:
         files.index.flush()
         for number in done:
             with suppress(FileNotFoundError):
-                os.unlink(part_name(number), dir_fd=files.folder)
+                os.unlink(part_name(number), dir_fd=files.home)
 
 
 def _copy_in(files: Files, record: Record) -> bool:
     """Copy a part file into the merged file; False if the part is not there, or too short."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        part = os.open(part_name(record.number), flags, dir_fd=files.folder)
+        part = os.open(part_name(record.number), flags, dir_fd=files.home)
     except FileNotFoundError:
         return False
     try:

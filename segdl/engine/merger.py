@@ -9,8 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from segdl.core.errors import SegdlError, disk_error
-from segdl.core.schedule import Merge
 from segdl.engine.desk import Desk
 
 
@@ -25,18 +23,9 @@ class Merger(threading.Thread):
 
     def run(self) -> None:
         try:
-            while work := self._desk.next_merge():
-                self._do(work)
+            while works := self._desk.next_merges():
+                self._desk.merge(works)
         except BaseException as error:
             self._desk.crashed(error)
         finally:
             self._leave()
-
-    def _do(self, work: Merge) -> None:
-        try:
-            self._desk.merge(work)
-            self._desk.merged(work)
-        except SegdlError as error:
-            self._desk.merge_failed(work, error)
-        except OSError as error:
-            self._desk.merge_failed(work, disk_error(error))

@@ -28,6 +28,7 @@ from segdl.engine.task import Task
 from segdl.engine.worker import Worker
 
 _TICK = 0.1  # seconds between two progress events
+_BREATH = 0.005  # seconds between two handfuls of events
 _RATE_OVER = 5.0  # seconds
 
 Listener = Callable[[events.Event], None]
@@ -174,19 +175,27 @@ class Order:
         return [*self._workers, *self._mergers]
 
     def _deliver_events(self, deadline: float) -> None:
-        """Hand the listener the events that come before `deadline`; past it, those at hand."""
+        """Hand the listener the events that come before `deadline`; past it, those at hand.
+
+        They come in handfuls: to wake for each would take the interpreter from the workers.
+        """
         while True:
             left = deadline - time.monotonic()
             try:
                 event = self._events.get(timeout=left) if left > 0 else self._events.get_nowait()
+                while True:
+                    self._deliver_event(event)
+                    event = self._events.get_nowait()
             except queue.Empty:
-                return
-            if event is not None:
-                self._listener(event)
-                continue
+                if left <= 0 or self._left == len(self._threads):
+                    return
+            time.sleep(_BREATH)
+
+    def _deliver_event(self, event: events.Event | None) -> None:
+        if event is None:
             self._left += 1
-            if self._left == len(self._threads):
-                return
+        else:
+            self._listener(event)
 
     def _progress(self, now: float) -> events.Progress:
         jobs = sorted({work.job for work in list(self._desk.busy.values())})

@@ -19,16 +19,18 @@ from functools import partial
 
 from segdl.core.errors import DigestError, SizeError
 from segdl.core.manifest import Target
+from segdl.core.options import KIB
 from segdl.core.plan import DEFAULT_SEGMENT, Layout, Pin, Place, Record, aligned, fits
 from segdl.core.proof import Proof
 from segdl.core.verdict import Accepted, Ask
 from segdl.edges import merge
-from segdl.edges.index import Contents, Heading, Index
+from segdl.edges.index import Contents, Heading, Index, NoIndex
 from segdl.edges.parts import Part, open_window
 from segdl.edges.workspace import Workspace
 from segdl.engine.front import Files, Front
 from segdl.engine.windows import Windows
 
+DRAFT = 256 * KIB  # bytes: a target up to this is not worth a folder and an index of its own
 FLUSH_EVERY = 2.0  # seconds: what a power cut may cost is counted from the last flush
 
 
@@ -56,6 +58,7 @@ class Task:
         self._users = 0
         self._windows = Windows({}, ())
         self._files: Files | None = None
+        self._begun = False  # it has a folder of its own
         self._retired: list[int] = []  # descriptors that an overtaken worker may still use
         self._orphans: list[Windows] = []
         self._flushed = time.monotonic()
@@ -72,7 +75,7 @@ class Task:
 
     def adopt(self, contents: Contents) -> None:
         """Take over what an index says, if it can be of this target. Nothing is read yet."""
-        heading = contents.heading
+        heading, self._begun = contents.heading, True
         if heading is None or not self._same_object(heading):
             self.epoch = contents.unused
             return
@@ -149,27 +152,51 @@ class Task:
             for windows in (self._windows, *self._orphans):
                 windows.close()
             if self._files is not None:
-                self._files.index.close()
-                self._retired += [self._files.merged, self._files.folder]
+                self._close_files(self._files)
             for file in self._retired:
                 os.close(file)
             self._orphans.clear()
             self._retired.clear()
             self._files = None
 
+    def _close_files(self, files: Files) -> None:
+        files.index.close()
+        self._retired.append(files.merged)
+        if files.folder is not None:
+            self._retired.append(files.folder)
+        else:  # what was held went with the file: the front will find that out
+            self.front = self._new_front(self.front.held)
+
     @property
     def files(self) -> Files:
         """The target's files, opened at first use, made if they are missing. Raises OSError."""
         with self._lock:
             if self._files is None:
-                with ExitStack() as failed:
-                    folder = self._workspace.open_work(self.target.path)
-                    failed.callback(os.close, folder)
-                    merged = open_window(folder, merge.NAME)
-                    failed.callback(os.close, merged)
-                    self._files = Files(folder, merged, Index(folder))
-                    failed.pop_all()
+                self._files = self._open_draft() or self._open_files()
             return self._files
+
+    @property
+    def draft(self) -> bool:
+        """Whether the target is written to a file without a name, in one go."""
+        return self._files is not None and self._files.folder is None
+
+    def _open_draft(self) -> Files | None:
+        size = self.layout.size
+        if self._begun or size is None or size > min(DRAFT, self.layout.segment_size):
+            return None
+        file = self._workspace.open_draft()
+        return None if file is None else Files(None, file, NoIndex())
+
+    def _open_files(self) -> Files:
+        self._begun = True
+        with ExitStack() as failed:
+            folder = self._workspace.open_work(self.target.path)
+            failed.callback(os.close, folder)
+            merged = open_window(folder, merge.NAME)
+            failed.callback(os.close, merged)
+            files = Files(folder, merged, Index(folder))
+            failed.pop_all()
+        return files
 
     # -- the object --------------------------------------------------------------------------------
 
@@ -240,6 +267,9 @@ class Task:
         """New files for the same names; what still writes to the old ones does no harm."""
         folder = self.files.folder
         self._retired.append(self.files.merged)
+        if folder is None:
+            self._files = None
+            return
         for name in os.listdir(folder):
             if name == merge.NAME or name.endswith(".part"):
                 os.unlink(name, dir_fd=folder)
@@ -267,7 +297,7 @@ class Task:
     def lend(self, window: Part, epoch: int) -> Part | None:
         """The later half of what a window lacks, for another worker, who has to `give_back`."""
         with self._lock:
-            if epoch != self.epoch or not self.ranged or self.layout.size is None:
+            if epoch != self.epoch or not self.ranged or self.layout.size is None or self.draft:
                 return None
             return self._windows.lend(window, self.files)
 
@@ -285,7 +315,7 @@ class Task:
         """Take in the tails that `part` has come to. Raises OSError."""
         with self._lock:
             record = partial(self.checkpoint, epoch=epoch)
-            self._windows.absorb(part, record, self.files.folder)
+            self._windows.absorb(part, record, self.files.home)
 
     # -- records -----------------------------------------------------------------------------------
 

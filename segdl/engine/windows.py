@@ -66,7 +66,7 @@ class Windows:
             if where is Place.FRONT:
                 file = os.dup(files.merged)
             else:
-                file = open_window(files.folder, part_name(number))
+                file = open_window(files.home, part_name(number))
             part = self._parts[number] = Part(file, layout.segment(number), where, algorithms)
             for tail in self._left.pop(number, []):
                 self._reopen(part, tail, files)
@@ -82,7 +82,7 @@ class Windows:
             tail.close()
 
     def _open_tail(self, window: Segment, files: Files) -> Part:
-        file = open_window(files.folder, tail_name(window.number, window.start))
+        file = open_window(files.home, tail_name(window.number, window.start))
         return Part(file, window, Place.TAIL)
 
     def _chain(self, part: Part, tail: Part) -> None:

@@ -39,8 +39,9 @@ class Channel:
         """Bytes placed in `view`, 0 at the peer's end of stream.
 
         As many as `view` has room for, if they come within a tick: each return costs the
-        interpreter lock twice. Raises TimeoutError after a tick without bytes, with the connection still good, and
-        httpx.ReadError once it is lost, aborted, or (TLS) ended without a close_notify.
+        interpreter lock twice. Raises TimeoutError after a tick without bytes, with the connection
+        still good, and httpx.ReadError once it is lost, aborted, or (TLS) ended without a
+        close_notify.
         """
         return self._read(view, self._flags)
 
