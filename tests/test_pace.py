@@ -190,17 +190,18 @@ def test_of_fewer_than_three_nothing_is_usual(count: int) -> None:
 def test_nobody_is_judged_before_three_seconds() -> None:
     run = Run({0: 1.0, 1: FAST, 2: FAST, 3: FAST})
     assert not run.go_on(SPAN - LOOK)
-    assert run.flows.usual == 0.0
     run.rates[4] = 0.0  # one that came late is not judged with the others
     assert {who for _, who in run.go_on(SPAN - 5 * LOOK)} == {0}
 
 
-def test_three_old_ones_are_needed_and_young_ones_are_none() -> None:
+def test_what_is_usual_is_known_as_soon_as_three_rates_are() -> None:
     run = Run({0: 1.0, 1: FAST})
-    run.go_on(10.0)
+    assert not run.go_on(10.0)
     run.rates |= {2: FAST, 3: FAST}
-    assert not run.go_on(SPAN - LOOK)
-    assert [who for _, who in run.go_on(SPAN)] == [0]
+    assert not run.go_on(0.3)
+    assert run.flows.usual == 0.0
+    assert [who for _, who in run.go_on(0.2)] == [0]
+    assert run.flows.usual == pytest.approx(FAST)
 
 
 def test_what_was_usual_is_remembered_for_the_last_one() -> None:

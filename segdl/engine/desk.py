@@ -190,7 +190,7 @@ class Desk:
     def _pause(self, until: float | None, now: float) -> float | None:
         """How long an idle worker waits, unless something changes."""
         left = None if until is None else max(until - now, 0.0)
-        if not self._streams:
+        if not self.busy:
             return left
         return _IDLE_LOOK if left is None else min(left, _IDLE_LOOK)
 
@@ -198,14 +198,20 @@ class Desk:
         """The end of the segment that would take longest, for a worker with nothing else to do."""
         if self._limit.at(datetime.now().time()) is not None or now < self._no_help_before:
             return None
-        slowest = max(self._streams, key=self._seconds_left, default=None)
-        if slowest is None or self._seconds_left(slowest) < HELP_FROM:
-            return None
-        fetch, task = self.busy[slowest], self.tasks.get(self.busy[slowest].job)
+        for worker in sorted(self._streams, key=self._seconds_left, reverse=True):
+            if self._seconds_left(worker) < HELP_FROM:
+                break
+            if (help_ := self._lent_by(worker)) is not None:
+                return help_
+        return None
+
+    def _lent_by(self, worker: int) -> Assist | None:
+        fetch = self.busy[worker]
+        task = self.tasks.get(fetch.job)
         if task is None or not self._schedule.current(fetch):
             return None
         with suppress(OSError):  # whoever is at it will meet the disk's error, and tell it
-            if (tail := task.lend(self._streams[slowest], fetch.epoch)) is not None:
+            if (tail := task.lend(self._streams[worker], fetch.epoch)) is not None:
                 task.enter()
                 return Assist(fetch, task, tail)
         return None

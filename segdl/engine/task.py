@@ -314,6 +314,8 @@ class Task:
     def absorb(self, part: Part, epoch: int) -> None:
         """Take in the tails that `part` has come to. Raises OSError."""
         with self._lock:
+            if epoch != self.epoch:
+                return
             record = partial(self.checkpoint, epoch=epoch)
             self._windows.absorb(part, record, self.files.home)
 
