@@ -21,7 +21,15 @@ S3_SERVERS: dict[str, type[S3Server]] = {"seaweed": SeaweedFS, "rclone": Rclone,
 SERVER_FIXTURES = {*S3_SERVERS, "nginx", "s3"}
 MISSING = "server missing: "
 # These take long and hardly depend on the interpreter: one Python is enough for them.
-LONG = {"test_audit", "test_fault_server", "test_manifest", "test_schedule", "test_verdict"}
+LONG = {
+    "test_audit",
+    "test_drafts",
+    "test_fault_server",
+    "test_manifest",
+    "test_schedule",
+    "test_tails",
+    "test_verdict",
+}
 
 Made = Callable[[int, int], bytes]
 

@@ -15,7 +15,6 @@ from segdl.core.plan import (
     Record,
     Segment,
     aligned,
-    complete,
     fits,
     held_bytes,
     segment_size,
@@ -69,21 +68,20 @@ def test_segments_touch_and_cover(size: int, segment_size: int, where: float) ->
 
 
 @pytest.mark.parametrize(
-    ("pieces", "held", "option", "manifest", "size"),
+    ("pieces", "option", "manifest", "size"),
     [
-        (None, None, None, None, DEFAULT_SEGMENT),
-        (None, None, None, 4 * MIB, 4 * MIB),
-        (None, None, 2 * MIB, 4 * MIB, 2 * MIB),
-        (None, MIB, 2 * MIB, 4 * MIB, MIB),
-        (64 * KIB, MIB, 2 * MIB, 4 * MIB, 64 * KIB),
+        (None, None, None, None),
+        (None, None, 4 * MIB, 4 * MIB),
+        (None, 2 * MIB, 4 * MIB, 2 * MIB),
+        (64 * KIB, 2 * MIB, 4 * MIB, 64 * KIB),
     ],
 )
 def test_who_decides_the_segment_size(
-    pieces: int | None, held: int | None, option: int | None, manifest: int | None, size: int
+    pieces: int | None, option: int | None, manifest: int | None, size: int | None
 ) -> None:
     target = Target("a", (URL,), pieces=Pieces(pieces, "md5", ("0" * 32,)) if pieces else None)
     order = Manifest((target,), segment_size=manifest)
-    assert segment_size(target, order, Options(segment_size=option), held) == size
+    assert segment_size(target, order, Options(segment_size=option)) == size
 
 
 @pytest.mark.parametrize(
@@ -143,5 +141,4 @@ def test_what_records_hold() -> None:
         2: Record(2, 200, 250, "", Place.PART),
     }
     assert held_bytes(records) == 200
-    assert list(complete(Layout(250, 100), records)) == [0, 2]
     assert held_bytes({}) == 0

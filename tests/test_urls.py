@@ -281,7 +281,9 @@ def test_a_refused_url_is_not_shown(start: str, end: str) -> None:
 def test_equal_as_text_not_as_objects() -> None:
     one, same = parse_url("http://h:80/a?b"), parse_url("HTTP://h/a?b")
     assert one == same and hash(one) == hash(same) and len({one, same}) == 1
-    assert one != parse_url("https://h/a?b") and one != parse_url("http://h/a?c") and one != object()
+    assert (
+        one != parse_url("https://h/a?b") and one != parse_url("http://h/a?c") and one != object()
+    )
 
 
 def test_mask() -> None:

@@ -83,13 +83,14 @@ def once(scene: scenes.Scene, entry: scenes.Entry, number: int, rounds: int) -> 
 
 
 def played(bench: scenes.Bench, scene: scenes.Scene, rounds: int) -> results.Scene:
-    """The scene: all its tools in turn, round after round."""
+    """The scene: all its tools in turn, round after round; one that has failed is out."""
     with ExitStack() as stack:
         plan = scene.setting(bench, stack)
         runs: list[list[Run]] = [[] for _ in plan.entries]
         for number in range(1, rounds + 1):
             for entry, found in zip(plan.entries, runs, strict=True):
-                found.append(once(scene, entry, number, rounds))
+                if not any(run.failure for run in found):
+                    found.append(once(scene, entry, number, rounds))
         rows = tuple(
             results.Row(entry.tool, entry.command, tuple(found), entry.note)
             for entry, found in zip(plan.entries, runs, strict=True)

@@ -21,7 +21,7 @@ KIB = 2**10
 CONNECTIONS = 8
 LINE = 4 * MIB  # bytes a second of one connection in the throttled scenes
 TRICKLING = 3  # the serial of the connection that trickles
-TRICKLE_TIMEOUT = 90.0
+TRICKLE_TIMEOUT = 45.0  # three times what it takes without
 SYNC_TIMEOUT = 300.0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -83,11 +83,11 @@ class Pin:
     by_digest: bool = False  # what answers have was never seen; the manifest's digests settle it
 
 
-def segment_size(target: Target, manifest: Manifest, options: Options, held: int | None) -> int:
-    """The segment size in bytes: pieces, then an index under way, then the option, the manifest."""
+def segment_size(target: Target, manifest: Manifest, options: Options) -> int | None:
+    """The segment size in bytes that is asked for: by the pieces, then the option, then the
+    manifest; None where nobody asks. An index under way goes before the option."""
     pieces = target.pieces.size if target.pieces else None
-    chosen = pieces or held or options.segment_size or manifest.segment_size
-    return chosen or DEFAULT_SEGMENT
+    return pieces or options.segment_size or manifest.segment_size
 
 
 def aligned(size: int, etag: str | None) -> int:
@@ -99,11 +99,6 @@ def aligned(size: int, etag: str | None) -> int:
 def held_bytes(records: Mapping[int, Record]) -> int:
     """How many bytes the records vouch for."""
     return sum(r.stop - r.start for r in records.values())
-
-
-def complete(layout: Layout, records: Mapping[int, Record]) -> Iterator[int]:
-    """The numbers of the segments that the records cover from end to end."""
-    return (n for n, r in records.items() if r.covers(layout.segment(n)))
 
 
 def fits(layout: Layout, record: Record) -> bool:

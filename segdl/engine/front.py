@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from segdl.core.digests import Hasher, hasher
 from segdl.core.errors import DigestError
-from segdl.core.plan import Layout, Place, Record
+from segdl.core.plan import Layout, Place, Record, held_bytes
 from segdl.core.proof import Proof
 from segdl.edges import merge
 from segdl.edges.index import Index
@@ -48,6 +48,7 @@ class Front:
         self.proof = proof
         self.epoch = epoch
         self.held = dict(held)
+        self._bytes = held_bytes(self.held)
         self.digests: dict[int, Mapping[str, str]] = {}  # of segments, beside the record's own
         self.whole: dict[str, Hasher] = {name: hasher(name) for name in proof.of_whole}
         self._lock = threading.Lock()
@@ -58,6 +59,7 @@ class Front:
     def hold(self, record: Record, digests: Mapping[str, str]) -> None:
         """A segment is complete; its digests were taken as its bytes landed."""
         with self._lock:
+            self._bytes += _length(record) - _length(self.held.get(record.number))
             self.held[record.number] = record
             self.digests[record.number] = digests
 
@@ -70,8 +72,7 @@ class Front:
 
     def bytes(self) -> int:
         """How many bytes the held segments have."""
-        with self._lock:
-            return sum(r.stop - r.start for r in self.held.values())
+        return self._bytes
 
     def backlog(self) -> int:
         """Bytes, up to one segment more, that could be merged by now and are not."""
@@ -126,6 +127,7 @@ class Front:
     def _lose(self, record: Record, files: Files) -> None:
         with self._lock:
             del self.held[record.number]
+            self._bytes -= _length(record)
             self._reach = min(self._reach, record.number)
             self.digests.pop(record.number, None)
         files.index.lost(record.number, self.epoch)
@@ -139,6 +141,10 @@ class Front:
         for number in done:
             with suppress(FileNotFoundError):
                 os.unlink(part_name(number), dir_fd=files.home)
+
+
+def _length(record: Record | None) -> int:
+    return 0 if record is None else record.stop - record.start
 
 
 def _copy_in(files: Files, record: Record) -> bool:

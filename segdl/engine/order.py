@@ -16,6 +16,7 @@ from segdl.core import events
 from segdl.core.errors import ExitCode, SegdlError, disk_error
 from segdl.core.manifest import Manifest, Target
 from segdl.core.options import Options
+from segdl.core.plan import segment_size
 from segdl.core.report import Failure, Receipt, Report
 from segdl.edges.index import read_index
 from segdl.edges.transport import Reach
@@ -113,9 +114,8 @@ class Order:
             self._desk.tell_failure(self._targets[number], failure)
 
     def _make_task(self, target: Target) -> Task:
-        pieces = target.pieces.size if target.pieces else None
-        given = pieces or self._options.segment_size or self._manifest.segment_size
-        return Task(target, self._workspace, given)
+        asked = segment_size(target, self._manifest, self._options)
+        return Task(target, self._workspace, asked)
 
     def _begun(self, target: Target) -> Task:
         """The task of a target under way, with what its index holds."""
