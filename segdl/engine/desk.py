@@ -1,8 +1,8 @@
 """The desk between the schedule and the workers and mergers: hands work out, takes results in.
 
-Everything that they share is here, behind one condition: the schedule, what came of each
-target, the rate limit, and whether the run pauses or stops. What the schedule decides is acted on
-here, and told as events. Steering from outside (`control`) ends here too.
+Everything that they share is here, behind one lock: the schedule, what came of each target, the
+rate limit, and whether the run pauses or stops. What the schedule decides is acted on here, and
+told as events. Steering from outside (`control`) ends here too.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
-from functools import partial
 
 from segdl.core import events
 from segdl.core.errors import (
@@ -29,7 +27,7 @@ from segdl.core.errors import (
 )
 from segdl.core.manifest import Manifest, Target
 from segdl.core.options import KIB, MIB, Options, RateLimit
-from segdl.core.pace import Bucket, Crowd, Flows
+from segdl.core.pace import Bucket, Crowd
 from segdl.core.report import Receipt
 from segdl.core.schedule import (
     Again,
@@ -47,27 +45,17 @@ from segdl.core.schedule import (
 )
 from segdl.core.urls import ShareURL
 from segdl.edges.parts import Part
+from segdl.engine.aid import Aid, Assist
 from segdl.engine.delivery import Delivery
 from segdl.engine.tally import Tally
 from segdl.engine.task import Task
 
 Emit = Callable[[events.Event], None]
-HELP_FROM = 0.25  # seconds that a segment must still take: less is not worth a request
 _IDLE_LOOK = 0.1  # seconds between two looks of an idle worker for somebody to help
 _MEET = 0.5  # seconds that a worker waits for one who helps it, before it calls that one back
-_HELPLESS = 5.0  # seconds without help after help that failed
 _GATHER = 0.02  # seconds that a merger waits for more drafts
 MOST_DRAFTED = 512 * KIB  # bytes a connection of drafts that are not delivered: a crash costs them
 MOST_BEHIND = 256 * MIB  # bytes that a target's front may lag: what is not merged takes room twice
-
-
-@dataclass(frozen=True, slots=True)
-class Assist:
-    """Fetch a tail: the end of what another worker fetches."""
-
-    fetch: Fetch  # that worker's
-    task: Task
-    tail: Part
 
 
 class Desk:
@@ -104,12 +92,7 @@ class Desk:
         self._bucket = Bucket()
         self._fixed = options.connections
         self._crowd = Crowd()
-        self._flows = Flows()
-        self._landed: Counter[int] = Counter()  # bytes by worker
-        self._streams: dict[int, Part] = {}  # worker: the window that its bytes go into
-        self._lagging: set[int] = set()  # workers whose connection is given up
-        self._recalled: set[Part] = set()  # tails that are wanted back
-        self._no_help_before = 0.0
+        self._aid = Aid()
         self._drafts: dict[int, int] = {}  # bytes of those that are complete and not delivered
         self._gathering = 0  # mergers that wait for more drafts
         self._held_back = 0  # workers that wait for mergers
@@ -170,9 +153,9 @@ class Desk:
                         self._finished = True
                         self._notify_all()
                     case Wait(until):
-                        if (help_ := self._find_help(now)) is not None:
-                            self._begin(worker, help_.fetch)
-                            return help_
+                        if (assist := self._find_assist(now)) is not None:
+                            self._begin(worker, assist.fetch)
+                            return assist
                         self._change.wait(self._pause(until, now))
                     case Fetch() as work:
                         self._begin(worker, work)
@@ -181,11 +164,29 @@ class Desk:
 
     def _begin(self, worker: int, work: Fetch) -> None:
         self.busy[worker] = work
-        self._lagging.discard(worker)
+        self._aid.begin(worker)
 
     def _end(self, worker: int) -> None:
         self.busy.pop(worker, None)
-        self._streams.pop(worker, None)
+        self._aid.end(worker)
+
+    def _find_assist(self, now: float) -> Assist | None:
+        """The end of the segment that would take longest, for a worker with nothing else to do."""
+        if self._is_limited():
+            return None  # the limit is what bounds it
+        for worker, window in self._aid.slowest(now):
+            fetch = self.busy[worker]
+            task = self.tasks.get(fetch.job)
+            if task is None or not self._schedule.current(fetch):
+                continue
+            with suppress(OSError):  # whoever is at it will meet the disk's error, and tell it
+                if (tail := task.lend(window, fetch.epoch)) is not None:
+                    task.enter()
+                    return Assist(fetch, task, tail)
+        return None
+
+    def _is_limited(self) -> bool:
+        return self._limit.at(datetime.now().time()) is not None
 
     def _pause(self, until: float | None, now: float) -> float | None:
         """How long an idle worker waits, unless something changes."""
@@ -193,33 +194,6 @@ class Desk:
         if not self.busy:
             return left
         return _IDLE_LOOK if left is None else min(left, _IDLE_LOOK)
-
-    def _find_help(self, now: float) -> Assist | None:
-        """The end of the segment that would take longest, for a worker with nothing else to do."""
-        if self._limit.at(datetime.now().time()) is not None or now < self._no_help_before:
-            return None
-        for worker in sorted(self._streams, key=self._seconds_left, reverse=True):
-            if self._seconds_left(worker) < HELP_FROM:
-                break
-            if (help_ := self._lent_by(worker)) is not None:
-                return help_
-        return None
-
-    def _lent_by(self, worker: int) -> Assist | None:
-        fetch = self.busy[worker]
-        task = self.tasks.get(fetch.job)
-        if task is None or not self._schedule.current(fetch):
-            return None
-        with suppress(OSError):  # whoever is at it will meet the disk's error, and tell it
-            if (tail := task.lend(self._streams[worker], fetch.epoch)) is not None:
-                task.enter()
-                return Assist(fetch, task, tail)
-        return None
-
-    def _seconds_left(self, worker: int) -> float:
-        """How long a worker still needs for its window; 0 while it is too early to tell."""
-        window, rate = self._streams[worker], self._flows.rate(worker)
-        return 0.0 if rate is None else (window.limit - window.reached) / max(rate, 1.0)
 
     def _touch(self, worker: int, work: Fetch) -> bool:
         """Make the task of a target at its first turn; False if something stands in its way,
@@ -282,28 +256,27 @@ class Desk:
             now, before = time.monotonic(), self.allowed
             if self._crowd.look(now, self.landed, len(self.busy), time.process_time()) > before:
                 self._change.notify_all()
-            if self._limit.at(datetime.now().time()) is None:  # else segdl itself holds them back
-                at_work = {worker: self._landed[worker] for worker in self.busy}
-                self._lagging.update(self._flows.look(now, at_work))
+            if not self._is_limited():  # else segdl itself holds them back
+                self._aid.look(now, self.busy)
 
     def streaming(self, worker: int, window: Part) -> None:
         """A worker's bytes go into `window` from now on."""
         with self._change:
-            self._streams[worker] = window
+            self._aid.streaming(worker, window)
 
     def wanted(self, work: Fetch | Assist, worker: int) -> bool:
         """Whether a worker goes on with work under way."""
-        if self.stopped is not None or self._paused or worker in self._lagging:
+        if self.stopped is not None or self._paused or self._aid.lags(worker):
             return False
         if isinstance(work, Assist):
-            return work.tail not in self._recalled and self._schedule.current(work.fetch)
+            return not self._aid.is_recalled(work.tail) and self._schedule.current(work.fetch)
         return self._schedule.current(work)
 
     def landed_more(self, worker: int, count: int) -> float:
         """Bytes came; the seconds to hold back for, by the rate limit."""
         with self._change:
             self.landed += count
-            self._landed[worker] += count
+            self._aid.landed(worker, count)
             rate = self._limit.at(datetime.now().time())
             return self._bucket.take(time.monotonic(), count, rate)
 
@@ -332,9 +305,10 @@ class Desk:
             if task.whole:
                 self._schedule.dedicate(work.job, worker)
             self._change.notify_all()
-        self._started(work.job, task)
+        self.started(work.job, task)
 
-    def _started(self, job: int, task: Task) -> None:
+    def started(self, job: int, task: Task) -> None:
+        """It is known what a target is."""
         self.tally.learn(job, task.target, task.layout.size)
         etag = task.pin.etag if task.pin else None
         self._emit(
@@ -388,7 +362,7 @@ class Desk:
             while (tail := task.is_waited_for(part)) is not None and self.wanted(work, worker):
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    self._recalled.add(tail)
+                    self._aid.recall(tail)
                 self._change.wait(left if left > 0 else None)
 
     def assisted(self, worker: int, work: Assist, error: SegdlError | None) -> None:
@@ -396,97 +370,24 @@ class Desk:
         with self._change:
             self._end(worker)
             work.task.give_back(work.tail)
-            self._recalled.discard(work.tail)
-            if error is not None:
-                self._no_help_before = time.monotonic() + _HELPLESS
-                if error.status in (429, 503):
-                    self._crowd.refused(time.monotonic())
+            self._aid.given_back(work.tail, time.monotonic(), failed=error is not None)
+            if error is not None and error.status in (429, 503):
+                self._crowd.refused(time.monotonic())
             self._change.notify_all()
         work.task.leave()
 
-    # -- merges ----------------------------------------------------------------------------------
-
-    def merge(self, works: Sequence[Merge]) -> None:
-        """Look at what is on disk of targets, move their fronts, deliver those at their end."""
-        with ExitStack() as in_use:
-            tasks = [self.tasks[work.job] for work in works]
-            for task in tasks:
-                in_use.enter_context(task.in_use())
-            pairs = zip(works, tasks, strict=True)
-            complete = [(work, task) for work, task in pairs if self._advance(work, task)]
-            drafts = [(work, task) for work, task in complete if task.draft]
-            if drafts:
-                self._deliver_drafts(drafts)
-            for work, task in complete:
-                if not task.draft:
-                    self._deliver(work, task)
-
-    def _advance(self, work: Merge, task: Task) -> bool:
-        """Move a front; True if that was the end of its target."""
-        lost = partial(self._lost, work.job)
-        try:
-            on = not task.unseen or self._look(work, task)
-            complete = on and task.pin is not None
-            complete = complete and task.front.advance(task.files, lost, self._is_stopped)
-        except SegdlError as error:
-            self.failed(_NOBODY, work, error, progress=False)
-        except OSError as error:
-            self.failed(_NOBODY, work, disk_error(error), progress=False)
-        else:
-            if not complete:
-                self._merged(work)
-            return complete
-        return False
-
-    def _look(self, work: Merge, task: Task) -> bool:
-        """Whether to go on with a target of which something was on disk before this run."""
-        try:
-            receipt = self._delivery.examine(task, self._is_stopped)
-        except StoppedError:
-            return False  # the run ends, and says so of every target that is left
-        task.unseen = False
-        if receipt is not None:
-            self._delivered(work.job, task, receipt, fetched=False)
-        elif task.pin is not None:
-            self._delivery.require_room(task)
-            self._started(work.job, task)
-        return receipt is None
-
-    def _deliver(self, work: Merge, task: Task) -> None:
-        try:
-            outcome: Receipt | SegdlError = self._delivery.deliver(task)
-        except SegdlError as error:
-            outcome = error
-        except OSError as error:
-            outcome = disk_error(error)
-        self._settle(work, task, outcome)
-
-    def _deliver_drafts(self, drafts: Sequence[tuple[Merge, Task]]) -> None:
-        try:
-            outcomes = self._delivery.deliver_drafts([task for _, task in drafts])
-        except OSError as error:
-            outcomes = [disk_error(error)] * len(drafts)
-        for (work, task), outcome in zip(drafts, outcomes, strict=True):
-            self._settle(work, task, outcome)
-
-    def _settle(self, work: Merge, task: Task, outcome: Receipt | SegdlError) -> None:
-        """What becomes of a target that was to be delivered."""
-        match outcome:
-            case Receipt():
-                self._delivered(work.job, task, outcome, fetched=True)
-            case DigestError():
-                self._condemn(work.job, task, outcome)
-            case error:
-                self.failed(_NOBODY, work, error, progress=False)
-        self._merged(work)
-
-    def _merged(self, work: Merge) -> None:
+    def merged(self, work: Merge) -> None:
+        """The merge is over."""
         with self._change:
             self._drafts.pop(work.job, None)
             self._schedule.done(work, _NOBODY)
             self._notify_all()
 
-    def _condemn(self, job: int, task: Task, error: DigestError) -> None:
+    def merge_failed(self, work: Merge, error: SegdlError) -> None:
+        """The merge failed, and so its target."""
+        self.failed(_NOBODY, work, error, progress=False)
+
+    def condemn(self, job: int, task: Task, error: DigestError) -> None:
         """The whole is not what the manifest says: fetch it again once, then give up."""
         with self._change:
             if task.condemned:
@@ -496,15 +397,17 @@ class Desk:
                 task.condemned = True
                 self._restart(job, 0.0)
 
-    def _is_stopped(self) -> bool:
+    def is_stopped(self) -> bool:
         return self.stopped is not None
 
-    def _lost(self, job: int, segment: int) -> None:
+    def lost(self, job: int, segment: int) -> None:
+        """A segment that was held is not what its record said."""
         with self._change:
             self._schedule.lost(job, segment)
             self._change.notify_all()
 
-    def _delivered(self, job: int, task: Task, receipt: Receipt, *, fetched: bool) -> None:
+    def delivered(self, job: int, task: Task, receipt: Receipt, *, fetched: bool) -> None:
+        """A target is delivered, or was there already."""
         with self._change:
             self.receipts[job] = receipt
             if not fetched:
@@ -546,11 +449,9 @@ class Desk:
     def dropped(self, worker: int, work: Fetch) -> None:
         """The work was given back as it was."""
         with self._change:
-            if worker in self._lagging:
-                self._flows.forget(worker)
-                self._tell_retry(
-                    work, BrokenError("its connection was far slower than others"), 0.0
-                )
+            if self._aid.forget_lag(worker):
+                lag = BrokenError("its connection was far slower than others")
+                self._tell_retry(work, lag, 0.0)
             self._end(worker)
             self._schedule.release(work, worker)
             self._change.notify_all()

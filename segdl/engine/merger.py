@@ -7,25 +7,108 @@ on all cores at once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 
+from segdl.core.errors import DigestError, SegdlError, StoppedError, disk_error
+from segdl.core.report import Receipt
+from segdl.core.schedule import Merge
+from segdl.engine.delivery import Delivery
 from segdl.engine.desk import Desk
+from segdl.engine.task import Task
 
 
 class Merger(threading.Thread):
     """One thread that takes merges, until there is no more work."""
 
-    def __init__(self, number: int, desk: Desk, leave: Callable[[], None]) -> None:
+    def __init__(
+        self, number: int, desk: Desk, delivery: Delivery, leave: Callable[[], None]
+    ) -> None:
         """`leave` is called last of all, in the merger's own thread."""
         super().__init__(name=f"segdl-merger-{number}", daemon=True)
         self._desk = desk
+        self._delivery = delivery
         self._leave = leave
 
     def run(self) -> None:
         try:
             while works := self._desk.next_merges():
-                self._desk.merge(works)
+                self._do(works)
         except BaseException as error:
             self._desk.crashed(error)
         finally:
             self._leave()
+
+    def _do(self, works: Sequence[Merge]) -> None:
+        with ExitStack() as in_use:
+            pairs = [(work, self._desk.tasks[work.job]) for work in works]
+            for _, task in pairs:
+                in_use.enter_context(task.in_use())
+            complete = [(work, task) for work, task in pairs if self._advance(work, task)]
+            self._deliver_drafts([(work, task) for work, task in complete if task.draft])
+            for work, task in complete:
+                if not task.draft:
+                    self._settle(work, task, self._delivered(task))
+
+    def _advance(self, work: Merge, task: Task) -> bool:
+        """Look at what is on disk, move the front; True if that was the end of its target."""
+        lost = partial(self._desk.lost, work.job)
+        try:
+            on = not task.unseen or self._look(work, task)
+            complete = on and task.pin is not None
+            complete = complete and task.front.advance(task.files, lost, self._desk.is_stopped)
+        except SegdlError as error:
+            self._desk.merge_failed(work, error)
+        except OSError as error:
+            self._desk.merge_failed(work, disk_error(error))
+        else:
+            if not complete:
+                self._desk.merged(work)
+            return complete
+        return False
+
+    def _look(self, work: Merge, task: Task) -> bool:
+        """Whether to go on with a target of which something was on disk before this run."""
+        try:
+            receipt = self._delivery.examine(task, self._desk.is_stopped)
+        except StoppedError:
+            return False  # the run ends, and says so of every target that is left
+        task.unseen = False
+        if receipt is not None:
+            self._desk.delivered(work.job, task, receipt, fetched=False)
+        elif task.pin is not None:
+            self._delivery.require_room(task)
+            self._desk.started(work.job, task)
+        return receipt is None
+
+    def _delivered(self, task: Task) -> Receipt | SegdlError:
+        try:
+            return self._delivery.deliver(task)
+        except SegdlError as error:
+            return error
+        except OSError as error:
+            return disk_error(error)
+
+    def _deliver_drafts(self, drafts: Sequence[tuple[Merge, Task]]) -> None:
+        if not drafts:
+            return
+        outcomes: Sequence[Receipt | SegdlError]
+        try:
+            outcomes = self._delivery.deliver_drafts([task for _, task in drafts])
+        except OSError as error:
+            outcomes = [disk_error(error)] * len(drafts)
+        for (work, task), outcome in zip(drafts, outcomes, strict=True):
+            self._settle(work, task, outcome)
+
+    def _settle(self, work: Merge, task: Task, outcome: Receipt | SegdlError) -> None:
+        """What becomes of a target that was to be delivered."""
+        match outcome:
+            case Receipt():
+                self._desk.delivered(work.job, task, outcome, fetched=True)
+            case DigestError():
+                self._desk.condemn(work.job, task, outcome)
+            case error:
+                self._desk.merge_failed(work, error)
+                return
+        self._desk.merged(work)

@@ -166,7 +166,7 @@ class Order:
 
     def _hire_mergers(self) -> None:
         for number in range(min(len(os.sched_getaffinity(0)), len(self._targets))):
-            merger = Merger(number, self._desk, lambda: self._events.put(None))
+            merger = Merger(number, self._desk, self._delivery, lambda: self._events.put(None))
             self._mergers.append(merger)
             merger.start()
 

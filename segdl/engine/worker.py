@@ -23,7 +23,8 @@ from segdl.core.schedule import Fetch
 from segdl.core.urls import ShareURL
 from segdl.edges.parts import Part
 from segdl.edges.transport import Answer, Connection, Reach
-from segdl.engine.desk import Assist, Desk
+from segdl.engine.aid import Assist
+from segdl.engine.desk import Desk
 from segdl.engine.task import Task
 
 BUFFER = 512 * KIB  # bytes read before they are hashed and written; it fits into the cache
