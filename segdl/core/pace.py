@@ -72,7 +72,7 @@ FEWEST, FIRST, MOST = 1, 4, 16  # connections of `auto`
 _LOOK = 1.0  # seconds over which a rate is measured
 _GAIN = 1.08  # a step up must bring this much, or it is taken back
 _LOSS = 0.95  # a step down may cost this much
-_LOADED = 0.8  # of one core
+_LOADED = 0.8  # of one core, by all workers
 _SETTLED = 15.0  # seconds before another step up is tried after one that brought nothing
 
 
@@ -82,8 +82,8 @@ class Crowd:
 
     Hill climbing on the rate of the whole order, one step a second. A step that brings nothing is
     taken back, and the next one waits; a server that says 429 or 503 halves the number at once.
-    While the process itself is busy, the line is not what bounds it: then the steps go down, for
-    threads that share one interpreter get in each other's way, and one that costs is taken back.
+    While the workers themselves are busy, the line is not what bounds them: then steps go down, for
+    threads that share one interpreter get in each other's way; one that costs is taken back.
     """
 
     allowed: int = FIRST
@@ -96,7 +96,7 @@ class Crowd:
 
     def look(self, now: float, landed: int, busy: int, worked: float = 0.0) -> int:
         """The number that is allowed now, `landed` bytes into the run with `busy` at work;
-        `worked` is the process's CPU time in seconds."""
+        `worked` is the workers' CPU time in seconds."""
         if self._since is None:
             self._since, self._landed, self._worked = now, landed, worked
         elif (passed := now - self._since) >= _LOOK:

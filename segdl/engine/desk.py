@@ -92,6 +92,7 @@ class Desk:
         self._bucket = Bucket()
         self._fixed = options.connections
         self._crowd = Crowd()
+        self._worked: dict[int, float] = {}  # CPU seconds by worker
         self._aid = Aid()
         self._drafts: dict[int, int] = {}  # bytes of those that are complete and not delivered
         self._gathering = 0  # mergers that wait for more drafts
@@ -254,7 +255,8 @@ class Desk:
         """Judge whether more connections bring more, and which of them lag. Called now and then."""
         with self._change:
             now, before = time.monotonic(), self.allowed
-            if self._crowd.look(now, self.landed, len(self.busy), time.process_time()) > before:
+            worked = sum(self._worked.values())
+            if self._crowd.look(now, self.landed, len(self.busy), worked) > before:
                 self._change.notify_all()
             if not self._is_limited():  # else segdl itself holds them back
                 self._aid.look(now, self.busy)
@@ -277,6 +279,7 @@ class Desk:
         with self._change:
             self.landed += count
             self._aid.landed(worker, count)
+            self._worked[worker] = time.thread_time()
             rate = self._limit.at(datetime.now().time())
             return self._bucket.take(time.monotonic(), count, rate)
 
