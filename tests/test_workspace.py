@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -403,6 +404,44 @@ def test_a_file_system_that_knows_no_renameat2(out: Path, error: str) -> None:
     )  # fmt: skip
     assert (run.stdout, run.stderr) == ("refused\n", "")
     assert (out / PATH).read_bytes() == GOOD
+
+
+# -- drafts ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.xfail(strict=True, reason="the trial's name is one for all threads: the second fails")
+def test_drafts_for_two_threads_at_once(out: Path) -> None:
+    """Whether there can be drafts is tried once: both are given one."""
+    with closing(Workspace(out)) as workspace, pytest.MonkeyPatch.context() as patched:
+        meet = threading.Barrier(2)
+
+        real = os.link
+
+        def both() -> None:
+            with suppress(threading.BrokenBarrierError):
+                meet.wait(0.5)
+
+        def link(*args: Any, **kwargs: Any) -> None:
+            both()
+            try:
+                real(*args, **kwargs)
+            finally:
+                both()
+
+        patched.setattr(os, "link", link)
+        drafts: list[int | None] = []
+        threads = [
+            threading.Thread(target=lambda: drafts.append(workspace.open_draft())) for _ in "ab"
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for draft in drafts:
+            if draft is not None:
+                os.close(draft)
+        assert len(drafts) == 2
+        assert None not in drafts
 
 
 # -- what was asked for ----------------------------------------------------------------------------

@@ -57,10 +57,10 @@ def goals(scenes: Scenes) -> list[Goal]:
             [
                 ("aria2c", 0.7, 0.5),
                 ("curl", 1.2, 0.8),
-                ("wget2", 1.3, 1.0),
                 ("hf_transfer", 1.0, 0.8),
             ],
         ),
+        _against_best(scenes, "big", "wget2", 1.3, 1.0),
         _against_best(scenes, "tls", "", 1.2, 1.0),
         Goal("sha256: segdl / longer of download and hashing", _hashing(scenes), 1.2, 1.05),
         *_against(scenes, "sha256", [("aria2c", 1.0, 1.0)]),
