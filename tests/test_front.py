@@ -59,7 +59,7 @@ def write(front: Front, files: Files, number: int) -> tuple[Record, dict[str, st
     """Write a segment where the front wants it; it is not held yet."""
     segment, place = LAYOUT.segment(number), front.place(number)
     name = part_name(number)
-    file = os.dup(files.merged) if place is Place.FRONT else open_window(files.folder, name)
+    file = os.dup(files.merged) if place is Place.FRONT else open_window(files.home, name)
     part = Part(file, segment, place, front.proof.of_segment)
     part.write(memoryview(DATA)[segment.start : segment.stop])
     record, digests = part.record(), part.digests()
@@ -158,7 +158,7 @@ def recovered(files: Files) -> Front:
     for number in NUMBERS:
         segment, place = LAYOUT.segment(number), _place(number)
         name = part_name(number)
-        file = os.dup(files.merged) if place is Place.FRONT else open_window(files.folder, name)
+        file = os.dup(files.merged) if place is Place.FRONT else open_window(files.home, name)
         part = Part(file, segment, place)
         part.write(memoryview(DATA)[segment.start : segment.stop])
         records[number] = part.record()
@@ -204,7 +204,7 @@ def test_a_lost_segment_is_taken_out_of_the_index(files: Files, recovered: Front
     os.pwrite(files.merged, b"rot", 5)
     files.index.held(recovered.held[0], 0)
     recovered.advance(files, lambda _: None)
-    assert 0 not in read_index(files.folder).records
+    assert 0 not in read_index(files.home).records
     assert 0 not in recovered.held
 
 
@@ -248,7 +248,7 @@ def test_what_the_index_says_is_where_it_says(files: Files, tmp_path: Path) -> N
         files.index.held(record, 0)
         front.hold(record, digests)
         front.advance(files, lambda _: None)
-        for told in read_index(files.folder).records.values():
+        for told in read_index(files.home).records.values():
             there = tmp_path / (part_name(told.number) if told.place is Place.PART else "front")
             at = 0 if told.place is Place.PART else told.start
             content = there.read_bytes()[at : at + told.stop - told.start]

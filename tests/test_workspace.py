@@ -409,7 +409,6 @@ def test_a_file_system_that_knows_no_renameat2(out: Path, error: str) -> None:
 # -- drafts ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="the trial's name is one for all threads: the second fails")
 def test_drafts_for_two_threads_at_once(out: Path) -> None:
     """Whether there can be drafts is tried once: both are given one."""
     with closing(Workspace(out)) as workspace, pytest.MonkeyPatch.context() as patched:

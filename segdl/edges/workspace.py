@@ -17,6 +17,7 @@ import re
 import shutil
 import stat
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -128,6 +129,7 @@ class Workspace(Depot):
             failed.pop_all()
         self.file_mode = 0o666 & ~_umask()
         self._drafts: bool | None = None  # not tried yet
+        self._trying = threading.Lock()
 
     def close(self) -> None:
         for folder in (self._work, self.hidden, self.root):
@@ -168,8 +170,9 @@ class Workspace(Depot):
     def open_draft(self) -> int | None:
         """A file without a name, which a crash leaves nothing of; None where there are none, or
         where they cannot be named later. Raises OSError."""
-        if self._drafts is None:
-            self._drafts = self._try_draft()
+        with self._trying:
+            if self._drafts is None:
+                self._drafts = self._try_draft()
         return os.open(".", _DRAFT, 0o600, dir_fd=self._work) if self._drafts else None
 
     def _try_draft(self) -> bool:
@@ -217,20 +220,29 @@ class Workspace(Depot):
         with self._parent(path, make=True) as (folder, final):
             _link(draft, final, folder)
 
-    def replace(self, draft: int, path: str) -> None:
-        """Give a finished draft a final name that something else has. Raises OSError."""
-        temporary = f"{work_name(path)}.new"
-        with suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=self.hidden)
-        _link(draft, temporary, self.hidden)
-        with self._parent(path, make=True) as (folder, final):
-            os.rename(temporary, final, src_dir_fd=self.hidden, dst_dir_fd=folder)
+    def replace(self, draft: int, path: str, *, overwrite: bool) -> None:
+        """Give a finished draft a final name that something else has. Raises as `deliver`."""
+        work = self.open_work(path)  # which a later run finds, and takes away
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink("front", dir_fd=work)
+            _link(draft, "front", work)
+            self.deliver(work, "front", path, overwrite=overwrite)
+        finally:
+            os.close(work)
+            self.remove_work(path)
 
-    def flush_folders(self, paths: Iterable[str]) -> None:
-        """Make the names of delivered targets survive a power cut. Raises OSError."""
+    def flush_folders(self, paths: Iterable[str]) -> dict[str, OSError]:
+        """Make the names of delivered targets survive a power cut; returns which of their folders
+        could not be flushed, and why."""
+        failed: dict[str, OSError] = {}
         for folder in {path.rpartition("/")[0] for path in paths}:
-            with self._parent(f"{folder}/" if folder else "") as (opened, _):
-                os.fsync(opened)
+            try:
+                with self._parent(f"{folder}/" if folder else "") as (opened, _):
+                    os.fsync(opened)
+            except OSError as error:
+                failed[folder] = error
+        return failed
 
     def sync(self) -> None:
         """Flush the whole file system: cheaper than many files one by one. Raises OSError."""

@@ -6,6 +6,7 @@ And the first question: whether what stands under the final name is the target a
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import ParamSpec, TypeVar
@@ -32,6 +33,8 @@ class Delivery:
         self._workspace = workspace
         self._receipts = receipts
         self._overwrite = overwrite
+        self._syncing = threading.Lock()
+        self._sync_works = True  # as far as is known
 
     def believed(self, target: Target, receipt: Receipt) -> bool:
         """Whether a target is there still: receipt, size and time agree. Raises OSError."""
@@ -144,8 +147,9 @@ class Delivery:
             for task, found in zip(tasks, sealed, strict=True)
         ]
         receipts = [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
-        self._workspace.flush_folders(receipt.path for receipt in receipts)
-        self._receipts.append(*receipts)
+        unflushed = self._workspace.flush_folders([receipt.path for receipt in receipts])
+        outcomes = [_durable(outcome, unflushed) for outcome in outcomes]
+        self._receipts.append(*(o for o in outcomes if isinstance(o, Receipt)))
         return outcomes
 
     def _sealed(self, task: Task) -> os.stat_result:
@@ -156,11 +160,21 @@ class Delivery:
         return merge.seal(files.merged, size, self._workspace.file_mode)
 
     def _flush(self, drafts: Sequence[int]) -> None:
-        if len(drafts) > FEW and sync_tells():
-            self._workspace.sync()
-            return
-        for draft in drafts:
-            os.fsync(draft)
+        if len(drafts) <= FEW or not self._synced():
+            for draft in drafts:
+                os.fsync(draft)
+
+    def _synced(self) -> bool:
+        """Whether the whole file system was flushed. After an error never again: it is told once,
+        to whoever asks first, while each file keeps its own."""
+        with self._syncing:
+            if self._sync_works and sync_tells():
+                try:
+                    self._workspace.sync()
+                except OSError:
+                    self._sync_works = False
+                return self._sync_works
+        return False
 
     def _name(self, task: Task, found: os.stat_result) -> Receipt:
         """Give a draft its final name, unless the same content has it already."""
@@ -169,7 +183,9 @@ class Delivery:
         except FileExistsError:
             there = self._same_content(task)
             if there is None:
-                self._workspace.replace(task.files.merged, task.target.path)
+                self._workspace.replace(
+                    task.files.merged, task.target.path, overwrite=self._overwrite
+                )
             return self._receipt(task, there or found)
         return self._receipt(task, found)
 
@@ -218,6 +234,16 @@ def _receipt(
         modified_ns=found.st_mtime_ns,
         resumable=not task.whole,
     )
+
+
+def _durable(
+    outcome: Receipt | SegdlError, unflushed: Mapping[str, OSError]
+) -> Receipt | SegdlError:
+    """The outcome of a draft, whose folder may be one of those that could not be flushed."""
+    if isinstance(outcome, SegdlError):
+        return outcome
+    error = unflushed.get(outcome.path.rpartition("/")[0])
+    return outcome if error is None else disk_error(error)
 
 
 def _values(hashers: Mapping[str, Hasher]) -> dict[str, str]:

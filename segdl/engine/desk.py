@@ -55,6 +55,7 @@ _IDLE_LOOK = 0.1  # seconds between two looks of an idle worker for somebody to 
 _MEET = 0.5  # seconds that a worker waits for one who helps it, before it calls that one back
 _GATHER = 0.02  # seconds that a merger waits for more drafts
 MOST_DRAFTED = 512 * KIB  # bytes a connection of drafts that are not delivered: a crash costs them
+MOST_OPEN = 16  # drafts a connection that are not delivered: each keeps a file open
 MOST_BEHIND = 256 * MIB  # bytes that a target's front may lag: what is not merged takes room twice
 
 
@@ -214,14 +215,19 @@ class Desk:
         return not task.unseen
 
     def next_merges(self) -> list[Merge]:
-        """The next target to merge, waited for, or several drafts; none when the run is over."""
+        """The next target to merge, waited for, or several drafts; none when the run is over.
+
+        A run that is stopped delivers the drafts that are complete: nothing else is kept of them.
+        """
         with self._due:
-            while self.stopped is None and not self._finished:
+            while not self._finished and (self.stopped is None or self._drafts):
                 if (work := self._schedule.take_merge()) is None:
+                    if self.stopped is not None:
+                        break
                     self._due.wait()
                 elif self._is_draft(work):
                     return self._gather(work)
-                else:
+                elif self.stopped is None:
                     return [work]
             return []
 
@@ -355,8 +361,10 @@ class Desk:
                 self._held_back -= 1
 
     def _too_far(self, task: Task) -> bool:
-        drafts = sum(self._drafts.values()) if task.draft else 0
-        return drafts > MOST_DRAFTED * self.allowed or task.front.backlog() > MOST_BEHIND
+        if not task.draft:
+            return task.front.backlog() > MOST_BEHIND
+        many = len(self._drafts) > MOST_OPEN * self.allowed
+        return many or sum(self._drafts.values()) > MOST_DRAFTED * self.allowed
 
     def meet(self, work: Fetch, worker: int, task: Task, part: Part) -> None:
         """A worker has come to a tail: wait a little for whoever fetches it, then call it back."""
@@ -531,6 +539,7 @@ class Desk:
 
     def _fail(self, job: int, error: SegdlError) -> None:
         self.failures[job] = error
+        self._drafts.pop(job, None)
         if (task := self.tasks.get(job)) is not None:
             task.over = True
         self.tell_failure(self.targets[job], error)

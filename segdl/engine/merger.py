@@ -46,10 +46,11 @@ class Merger(threading.Thread):
             for _, task in pairs:
                 in_use.enter_context(task.in_use())
             complete = [(work, task) for work, task in pairs if self._advance(work, task)]
+            others = [(work, task) for work, task in complete if not task.draft]
+            # A draft that is condemned begins anew, and is none any more: so `others` comes first.
             self._deliver_drafts([(work, task) for work, task in complete if task.draft])
-            for work, task in complete:
-                if not task.draft:
-                    self._settle(work, task, self._delivered(task))
+            for work, task in others:
+                self._settle(work, task, self._delivered(task))
 
     def _advance(self, work: Merge, task: Task) -> bool:
         """Look at what is on disk, move the front; True if that was the end of its target."""
@@ -57,7 +58,8 @@ class Merger(threading.Thread):
         try:
             on = not task.unseen or self._look(work, task)
             complete = on and task.pin is not None
-            complete = complete and task.front.advance(task.files, lost, self._desk.is_stopped)
+            stopped = _never if task.draft else self._desk.is_stopped
+            complete = complete and task.front.advance(task.files, lost, stopped)
         except SegdlError as error:
             self._desk.merge_failed(work, error)
         except OSError as error:
@@ -112,3 +114,7 @@ class Merger(threading.Thread):
                 self._desk.merge_failed(work, error)
                 return
         self._desk.merged(work)
+
+
+def _never() -> bool:
+    return False

@@ -178,7 +178,8 @@ class Task:
     @property
     def draft(self) -> bool:
         """Whether the target is written to a file without a name, in one go."""
-        return self._files is not None and self._files.folder is None
+        files = self._files
+        return files is not None and files.folder is None
 
     def _open_draft(self) -> Files | None:
         size = self.layout.size
