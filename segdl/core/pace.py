@@ -72,7 +72,7 @@ FEWEST, FIRST, MOST = 1, 4, 16  # connections of `auto`
 _LOOK = 1.0  # seconds over which a rate is measured
 _GAIN = 1.08  # a step up must bring this much, or it is taken back
 _LOSS = 0.95  # a step down may cost this much
-_LOADED = 0.8  # of one core, by all workers
+_LOADED = 0.5  # of one core, by all workers
 _SETTLED = 15.0  # seconds before another step up is tried after one that brought nothing
 
 
@@ -112,14 +112,16 @@ class Crowd:
             self._step = 0
             return
         self._step = 0
-        if busy >= self.allowed and now >= self._hold:
-            self._step = self._next_step(load)
+        if now >= self._hold:
+            self._step = self._next_step(busy, load)
             self.allowed += self._step
             self._before = rate
 
-    def _next_step(self, load: float) -> int:
+    def _next_step(self, busy: int, load: float) -> int:
         if load >= _LOADED:
             return -(self.allowed // 2)
+        if busy < self.allowed:
+            return 0
         return min(max(2, self.allowed // 2), MOST - self.allowed)
 
     def refused(self, now: float) -> None:
