@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -407,6 +408,24 @@ def test_a_file_system_that_knows_no_renameat2(out: Path, error: str) -> None:
 
 
 # -- drafts ----------------------------------------------------------------------------------------
+
+
+def test_a_draft_that_replaced_a_file_is_delivered_whatever_the_clean_up_says(out: Path) -> None:
+    out.mkdir()
+    (out / "a.7z").write_bytes(b"other")
+    with closing(Workspace(out)) as workspace, pytest.MonkeyPatch.context() as patched:
+        draft = workspace.open_draft()
+        if draft is None:
+            pytest.skip("no files without a name on this file system")
+        os.write(draft, GOOD)
+
+        def full(*_: object) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        patched.setattr(workspace, "remove_work", full)
+        workspace.replace(draft, "a.7z", overwrite=True)
+        os.close(draft)
+    assert (out / "a.7z").read_bytes() == GOOD
 
 
 def test_drafts_for_two_threads_at_once(out: Path) -> None:

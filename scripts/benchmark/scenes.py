@@ -78,6 +78,7 @@ class Plan:
 
 
 Setting = Callable[[Bench, ExitStack], Plan]
+Sizes = Callable[[Bench], list[tuple[str, int]]]  # the files of a scene
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,15 @@ def order_sizes(bench: Bench) -> list[tuple[str, int]]:
     return [(f"archive-{number:02}.7z", size) for number in range(1, count + 1)]
 
 
+def big_size(bench: Bench) -> list[tuple[str, int]]:
+    return [("big.7z", bench.scale.big)]
+
+
+def small_sizes(bench: Bench) -> list[tuple[str, int]]:
+    count, size = bench.scale.small
+    return [(f"{number // 1000:03}/{number:05}.bin", size) for number in range(count)]
+
+
 def throttled_sizes(bench: Bench) -> list[tuple[str, int]]:
     """Odd sizes, the same ones every time, so that the order has a tail."""
     count, least, most = bench.scale.throttled
@@ -188,24 +198,14 @@ def comparison(
     return Plan(stage.volume, entries, (*said, *missing))
 
 
-def order(bench: Bench, stack: ExitStack) -> Plan:
-    stage = stack.enter_context(staged(bench, order_sizes(bench)))
-    return comparison(bench, stage, peers.ORDER, "order")
+def compared(name: str, wanted: Sequence[Peer], sizes: Sizes, *, disk: bool = False) -> Setting:
+    """A scene in which all the tools do the same."""
 
+    def setting(bench: Bench, stack: ExitStack) -> Plan:
+        stage = stack.enter_context(staged(bench, sizes(bench), disk=disk))
+        return comparison(bench, stage, wanted, name)
 
-def order_disk(bench: Bench, stack: ExitStack) -> Plan:
-    stage = stack.enter_context(staged(bench, order_sizes(bench), disk=True))
-    return comparison(bench, stage, peers.ORDER, "order-disk")
-
-
-def big(bench: Bench, stack: ExitStack) -> Plan:
-    stage = stack.enter_context(staged(bench, [("big.7z", bench.scale.big)]))
-    return comparison(bench, stage, peers.BIG, "big")
-
-
-def big_disk(bench: Bench, stack: ExitStack) -> Plan:
-    stage = stack.enter_context(staged(bench, [("big.7z", bench.scale.big)], disk=True))
-    return comparison(bench, stage, peers.BIG, "big-disk")
+    return setting
 
 
 def tls(bench: Bench, stack: ExitStack) -> Plan:
@@ -229,13 +229,6 @@ def sha256(bench: Bench, stack: ExitStack) -> Plan:
     entries.append(Entry("hashing", command[2], lambda: run(command, place), "a reference"))
     left = "all others: they check no digests of an order"
     return Plan(stage.volume, tuple(entries), (left, *missing))
-
-
-def small(bench: Bench, stack: ExitStack) -> Plan:
-    count, size = bench.scale.small
-    sizes = [(f"{number // 1000:03}/{number:05}.bin", size) for number in range(count)]
-    stage = stack.enter_context(staged(bench, sizes))
-    return comparison(bench, stage, peers.SMALL, "small")
 
 
 def throttled(bench: Bench, stack: ExitStack) -> Plan:
@@ -311,12 +304,6 @@ def many(bench: Bench, stack: ExitStack) -> Plan:
     return Plan(0, (Entry("segdl", peers.shown(command, job), attempt, note),))
 
 
-def memory16(bench: Bench, stack: ExitStack) -> Plan:
-    stage = stack.enter_context(staged(bench, order_sizes(bench)))
-    sixteen = Peer("segdl", peers.PYTHON, lambda job: peers.segdl(job, "-c", "16"))
-    return comparison(bench, stage, [sixteen], "memory16")
-
-
 def startup(bench: Bench, stack: ExitStack) -> Plan:
     work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=bench.home)))
     command = [sys.executable, "-m", "segdl", "--version"]
@@ -324,18 +311,36 @@ def startup(bench: Bench, stack: ExitStack) -> Plan:
     return Plan(0, (Entry("segdl", "segdl --version", lambda: run(command, place)),))
 
 
+SIXTEEN = Peer("segdl", peers.PYTHON, lambda job: peers.segdl(job, "-c", "16"))
+
 SCENES = (
-    Scene("order", "An order of 20 archives, tmpfs to tmpfs", order),
-    Scene("order-disk", "The order onto a disk, `sync` included", order_disk),
-    Scene("big", "One big file, tmpfs to tmpfs", big),
-    Scene("big-disk", "One big file onto a disk, `sync` included", big_disk),
+    Scene(
+        "order",
+        "An order of 20 archives, tmpfs to tmpfs",
+        compared("order", peers.ORDER, order_sizes),
+    ),
+    Scene(
+        "order-disk",
+        "The order onto a disk, `sync` included",
+        compared("order-disk", peers.ORDER, order_sizes, disk=True),
+    ),
+    Scene("big", "One big file, tmpfs to tmpfs", compared("big", peers.BIG, big_size)),
+    Scene(
+        "big-disk",
+        "One big file onto a disk, `sync` included",
+        compared("big-disk", peers.BIG, big_size, disk=True),
+    ),
     Scene("tls", "The order over TLS", tls),
     Scene("sha256", "The order with SHA-256 digests", sha256),
-    Scene("small", "Small files of 64 KiB", small),
+    Scene("small", "Small files of 64 KiB", compared("small", peers.SMALL, small_sizes)),
     Scene("throttled", "Eight connections of 4 MiB/s", throttled),
     Scene("trickle", "The same, but one connection trickles", trickle),
     Scene("resume", "The second half of the order, after a kill -9", resume),
     Scene("many", "An order of very many targets: until it starts", many),
-    Scene("memory16", "The order with 16 connections: memory", memory16),
+    Scene(
+        "memory16",
+        "The order with 16 connections: memory",
+        compared("memory16", [SIXTEEN], order_sizes),
+    ),
     Scene("startup", "The start of the program", startup),
 )

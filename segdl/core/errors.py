@@ -17,10 +17,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from io import UnsupportedOperation
-from typing import Self
+from typing import ParamSpec, Self, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class ExitCode(IntEnum):
@@ -238,6 +242,16 @@ class StoppedError(SegdlError):
     """The run was stopped from outside; all that was fetched is kept."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+def attempted(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | SegdlError:
+    """What a step gives, or the error that it ended with, one of the disk's translated."""
+    try:
+        return step(*args, **kwargs)
+    except SegdlError as error:
+        return error
+    except OSError as error:
+        return disk_error(error)
 
 
 def _snake(name: str) -> str:

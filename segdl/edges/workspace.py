@@ -230,7 +230,8 @@ class Workspace(Depot):
             self.deliver(work, "front", path, overwrite=overwrite)
         finally:
             os.close(work)
-            self.remove_work(path)
+            with suppress(OSError):  # delivered is delivered: what is left goes with a later run
+                self.remove_work(path)
 
     def flush_folders(self, paths: Iterable[str]) -> dict[str, OSError]:
         """Make the names of delivered targets survive a power cut; returns which of their folders

@@ -9,10 +9,16 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import ParamSpec, TypeVar
 
 from segdl.core.digests import RECORD, Hasher, hasher
-from segdl.core.errors import ContentError, DiskFullError, SegdlError, StoppedError, disk_error
+from segdl.core.errors import (
+    ContentError,
+    DiskFullError,
+    SegdlError,
+    StoppedError,
+    attempted,
+    disk_error,
+)
 from segdl.core.events import timestamp
 from segdl.core.manifest import Target
 from segdl.core.plan import Layout, Place, Record
@@ -93,7 +99,7 @@ class Delivery:
         except ContentError:
             return None
         proved = target.digests or target.pieces
-        if not proved and own != tuple(r.digest for _, r in sorted(task.front.held.items())):
+        if not proved and own != _own(task):
             return None
         receipt = _receipt(task, found, digests, own, task.proof.grade(digests, segments))
         self._receipts.append(receipt)
@@ -140,11 +146,11 @@ class Delivery:
     def deliver_drafts(self, tasks: Sequence[Task]) -> list[Receipt | SegdlError]:
         """The same for several drafts, with a few flushes for all of them: a receipt or the error
         of each. Raises OSError if the flushes fail, and what they are of counts for nothing."""
-        sealed = [_tried(self._sealed, task) for task in tasks]
-        self._flush([t.files.merged for t, s in zip(tasks, sealed, strict=True) if not _bad(s)])
+        pairs = [(task, attempted(self._sealed, task)) for task in tasks]
+        self._flush([task.files.merged for task, s in pairs if not isinstance(s, SegdlError)])
         outcomes = [
-            found if isinstance(found, SegdlError) else _tried(self._name, task, found)
-            for task, found in zip(tasks, sealed, strict=True)
+            sealed if isinstance(sealed, SegdlError) else attempted(self._name, task, sealed)
+            for task, sealed in pairs
         ]
         receipts = [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
         unflushed = self._workspace.flush_folders([receipt.path for receipt in receipts])
@@ -208,10 +214,8 @@ class Delivery:
 
     def _receipt(self, task: Task, found: os.stat_result) -> Receipt:
         """The receipt of a target whose front has come to its end."""
-        front = task.front
-        own = tuple(record.digest for _, record in sorted(front.held.items()))
-        grade = task.proof.grade(_values(front.whole), front.digests)
-        return _receipt(task, found, _values(front.whole), own, grade)
+        whole, own = _values(task.front.whole), _own(task)
+        return _receipt(task, found, whole, own, task.proof.grade(whole, task.front.digests))
 
     def _clean_up(self, path: str) -> None:
         with suppress(OSError):  # delivered is delivered: what is left goes with the next run
@@ -246,26 +250,13 @@ def _durable(
     return outcome if error is None else disk_error(error)
 
 
+def _own(task: Task) -> tuple[str, ...]:
+    """The records' own digests of what is held, in order."""
+    return tuple(record.digest for _, record in sorted(task.front.held.items()))
+
+
 def _values(hashers: Mapping[str, Hasher]) -> dict[str, str]:
     return {name: running.hexdigest() for name, running in hashers.items()}
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def _tried(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | SegdlError:
-    """What a step gives, or the error that it ended with."""
-    try:
-        return step(*args, **kwargs)
-    except SegdlError as error:
-        return error
-    except OSError as error:
-        return disk_error(error)
-
-
-def _bad(outcome: object) -> bool:
-    return isinstance(outcome, SegdlError)
 
 
 def asked_for(target: Target, receipt: Receipt) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
-from segdl.core.errors import DigestError, SegdlError, StoppedError, disk_error
+from segdl.core.errors import DigestError, SegdlError, StoppedError, attempted
 from segdl.core.report import Receipt
 from segdl.core.schedule import Merge
 from segdl.engine.delivery import Delivery
@@ -50,25 +50,23 @@ class Merger(threading.Thread):
             # A draft that is condemned begins anew, and is none any more: so `others` comes first.
             self._deliver_drafts([(work, task) for work, task in complete if task.draft])
             for work, task in others:
-                self._settle(work, task, self._delivered(task))
+                self._settle(work, task, attempted(self._delivery.deliver, task))
 
     def _advance(self, work: Merge, task: Task) -> bool:
         """Look at what is on disk, move the front; True if that was the end of its target."""
-        lost = partial(self._desk.lost, work.job)
-        try:
-            on = not task.unseen or self._look(work, task)
-            complete = on and task.pin is not None
-            stopped = _never if task.draft else self._desk.is_stopped
-            complete = complete and task.front.advance(task.files, lost, stopped)
-        except SegdlError as error:
-            self._desk.merge_failed(work, error)
-        except OSError as error:
-            self._desk.merge_failed(work, disk_error(error))
-        else:
-            if not complete:
-                self._desk.merged(work)
-            return complete
-        return False
+        complete = attempted(self._complete, work, task)
+        if isinstance(complete, SegdlError):
+            self._desk.merge_failed(work, complete)
+            return False
+        if not complete:
+            self._desk.merged(work)
+        return complete
+
+    def _complete(self, work: Merge, task: Task) -> bool:
+        if (task.unseen and not self._look(work, task)) or task.pin is None:
+            return False
+        stopped = _never if task.draft else self._desk.is_stopped
+        return task.front.advance(task.files, partial(self._desk.lost, work.job), stopped)
 
     def _look(self, work: Merge, task: Task) -> bool:
         """Whether to go on with a target of which something was on disk before this run."""
@@ -84,22 +82,12 @@ class Merger(threading.Thread):
             self._desk.started(work.job, task)
         return receipt is None
 
-    def _delivered(self, task: Task) -> Receipt | SegdlError:
-        try:
-            return self._delivery.deliver(task)
-        except SegdlError as error:
-            return error
-        except OSError as error:
-            return disk_error(error)
-
     def _deliver_drafts(self, drafts: Sequence[tuple[Merge, Task]]) -> None:
         if not drafts:
             return
-        outcomes: Sequence[Receipt | SegdlError]
-        try:
-            outcomes = self._delivery.deliver_drafts([task for _, task in drafts])
-        except OSError as error:
-            outcomes = [disk_error(error)] * len(drafts)
+        outcomes = attempted(self._delivery.deliver_drafts, [task for _, task in drafts])
+        if isinstance(outcomes, SegdlError):
+            outcomes = [outcomes] * len(drafts)
         for (work, task), outcome in zip(drafts, outcomes, strict=True):
             self._settle(work, task, outcome)
 

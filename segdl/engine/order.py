@@ -56,7 +56,7 @@ class Order:
         self._listener = listener
         self._events: queue.SimpleQueue[events.Event | None] = (
             queue.SimpleQueue()
-        )  # None: a worker left
+        )  # None: a thread left
         self._desk = Desk(targets, self._make_task, options, delivery, self._events.put)
         self._failed: dict[int, SegdlError] = {}  # before any work could be done
         self._before: frozenset[str] = frozenset()  # paths delivered before this run

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from segdl.core.errors import (
     BrokenError,
@@ -15,6 +16,7 @@ from segdl.core.errors import (
     NoRangesError,
     SegdlError,
     SizeError,
+    attempted,
     disk_error,
 )
 from segdl.core.options import KIB
@@ -97,13 +99,8 @@ class Worker(threading.Thread):
         one: it fetches what is missing."""
         error: SegdlError | None = None
         try:
-            self._fetch_tail(work)
-        except Dropped:
-            pass
-        except SegdlError as what:
-            error = what
-        except OSError as what:
-            error = disk_error(what)
+            with suppress(Dropped):
+                error = attempted(self._fetch_tail, work)
         finally:
             self._desk.assisted(self._number, work, error)
 

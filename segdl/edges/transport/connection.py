@@ -176,9 +176,10 @@ class Connection:
         raise UnreachableError(f"more than {_REDIRECTS} redirects, one after the other")
 
     def _send(self, first: ShareURL, url: ShareURL, ask: Ask) -> httpx.Response:
+        where = _bare(url.scheme, url.host, url.port)
         headers = self._headers(first, url, ask)
         extensions = {"target": url.target, "timeout": _PROXY_TIMEOUTS}
-        request = httpx.Request("GET", _bare(url), headers=headers, extensions=extensions)
+        request = httpx.Request("GET", where, headers=headers, extensions=extensions)
         try:
             return self._transport_for(url).handle_request(request)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
@@ -277,13 +278,9 @@ class _IteratedBody:
 
 
 @functools.lru_cache(maxsize=64)
-def _origin_url(scheme: str, host: str, port: int | None) -> httpx.URL:
-    return httpx.URL(scheme=scheme, host=host, port=port, path="/")
-
-
-def _bare(url: ShareURL) -> httpx.URL:
+def _bare(scheme: str, host: str, port: int) -> httpx.URL:
     """Where to connect to: httpx sees neither path nor query, which it would rewrite."""
-    return _origin_url(url.scheme, url.host, url.port)
+    return httpx.URL(scheme=scheme, host=host, port=port, path="/")
 
 
 def _masked(way: list[ShareURL], text: str) -> str:
