@@ -2,13 +2,13 @@
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
+import time
 from dataclasses import dataclass
 
 import httpx
-
-from segdl.edges.transport.wire.tls import Secured
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,30 +23,48 @@ class Origin:
 class Channel:
     """A socket, plain or TLS, with its errors translated. One thread reads; any thread may wake."""
 
-    def __init__(
-        self, sock: socket.socket, origin: Origin, tick: float, secured: Secured | None = None
-    ) -> None:
-        """`sock` waits a tick at most (`tick_in_kernel`); `secured` is what makes it TLS."""
+    def __init__(self, sock: socket.socket, origin: Origin, tick: float) -> None:
         self.origin = origin
         self.tick = tick
         self.woken = False
         self._sock = sock
-        self._stream = secured or sock
         self._gate = threading.Lock()
+        self._flags = 0
+        if isinstance(sock, ssl.SSLSocket):
+            sock.settimeout(tick)  # OpenSSL would read on after the kernel's own timeout
+        else:
+            _tick_in_kernel(sock, tick)
+            self._flags = socket.MSG_WAITALL
 
     def readinto(self, view: memoryview) -> int:
         """Bytes placed in `view`, 0 at the peer's end of stream.
 
-        All of `view` is known to come: it is filled if that takes no longer than a tick, for each
-        return costs the interpreter lock twice. Raises TimeoutError after a tick without bytes,
-        with the connection still good, and httpx.ReadError once it is lost, aborted, or (TLS)
-        ended without a close_notify.
+        As many as `view` has room for, if they come within a tick: each return costs the
+        interpreter lock twice. Raises TimeoutError after a tick without bytes, with the connection
+        still good, and httpx.ReadError once it is lost, aborted, or (TLS) ended without a
+        close_notify.
         """
-        return self._read(view, socket.MSG_WAITALL)
+        if self._flags:
+            return self._read(view, self._flags)
+        return self._read_records(view)
+
+    def _read_records(self, view: memoryview) -> int:
+        """OpenSSL hands out a record of at most 16 KiB at a time: a hundred of them, here, cost
+        the layers above no more than one."""
+        count, end = self._read(view, 0), time.monotonic() + self.tick
+        try:
+            while 0 < count < len(view) and time.monotonic() < end:
+                more = self._read(view[count:], 0)
+                if not more:
+                    break  # the end, which the next call meets again
+                count += more
+        except (TimeoutError, httpx.ReadError):
+            pass  # what has come comes first; a lost connection is met again
+        return count
 
     def _read(self, view: memoryview, flags: int) -> int:
         try:
-            count = self._stream.recv_into(view, 0, flags)
+            count = self._sock.recv_into(view, 0, flags)
         except OSError as error:
             if ticked(error):
                 raise TimeoutError("a tick without a byte") from None
@@ -65,7 +83,7 @@ class Channel:
     def send(self, data: memoryview) -> int:
         """Bytes taken by the kernel; TimeoutError after a tick, httpx.WriteError once lost."""
         try:
-            return self._stream.send(data)
+            return self._sock.send(data)
         except OSError as error:
             if ticked(error):
                 raise TimeoutError("a tick without a byte") from None
@@ -77,9 +95,12 @@ class Channel:
         A read that does not block is the only probe that fits TLS as well: session tickets make
         the socket under TLS 1.3 readable although no byte of an answer has come.
         """
+        before = self._sock.gettimeout()
+        self._sock.setblocking(False)
         try:
-            self._stream.recv_into(memoryview(bytearray(1)), 0, socket.MSG_DONTWAIT)
-        except BlockingIOError:
+            self._sock.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            self._sock.settimeout(before)
             return True
         except OSError:
             return False
@@ -88,12 +109,13 @@ class Channel:
     def wake(self) -> None:
         """End a read that blocks in another thread; later ones get at most what had come in.
 
-        `close()` would leave the reader blocked.
+        `close()` would leave the reader blocked, and `SSLSocket.shutdown()` drops the TLS layer
+        while the reader is inside it, which can hand it ciphertext as if it were body.
         """
         # The gate keeps shutdown() off a descriptor that close() has just given to another file.
         with self._gate, contextlib.suppress(OSError):
             self.woken = True
-            self._sock.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the socket; twice does no harm."""
@@ -101,7 +123,7 @@ class Channel:
             self._sock.close()
 
 
-def tick_in_kernel(sock: socket.socket, tick: float) -> None:
+def _tick_in_kernel(sock: socket.socket, tick: float) -> None:
     """Let the kernel end a wait after a tick: Python's own timeout polls before every read, and
     makes the socket one that never waits for all of a view."""
     sock.settimeout(None)
@@ -111,11 +133,13 @@ def tick_in_kernel(sock: socket.socket, tick: float) -> None:
 
 
 def ticked(error: OSError) -> bool:
-    """Whether `error` is the end of our own tick.
+    """Whether `error` is the end of our own tick, Python's or the kernel's.
 
-    The kernel's ETIMEDOUT (keep-alive probes unanswered) is another one.
+    The kernel's ETIMEDOUT (keep-alive probes unanswered) is a TimeoutError too, but has a number.
     """
-    return isinstance(error, BlockingIOError)
+    return isinstance(error, BlockingIOError) or (
+        isinstance(error, TimeoutError) and error.errno is None
+    )
 
 
 def reason(error: Exception) -> str:

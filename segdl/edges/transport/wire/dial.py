@@ -15,9 +15,8 @@ from weakref import WeakSet
 
 import httpx
 
-from segdl.edges.transport.wire.channel import Channel, Origin, reason, tick_in_kernel
+from segdl.edges.transport.wire.channel import Channel, Origin, reason, ticked
 from segdl.edges.transport.wire.patience import Patience
-from segdl.edges.transport.wire.tls import Secured
 
 ADDRESS_SECONDS = 5.0  # the most that a dead address may cost while others wait to be tried
 
@@ -60,11 +59,9 @@ def dial(
     addresses = look_up(*place)
     end = patience.deadline()
     sock = first_to_answer(addresses, place[0], end, window, patience)
-    tick_in_kernel(sock, patience.tick)
-    secured = None
     if context is not None:
-        secured = shake_hands(sock, context, origin.host, end, patience)
-    return Channel(sock, origin, patience.tick, secured)
+        sock = shake_hands(sock, context, origin.host, end, patience)
+    return Channel(sock, origin, patience.tick)
 
 
 def look_up(host: str, port: int) -> list[Address]:
@@ -165,7 +162,7 @@ def prepared(context: ssl.SSLContext) -> ssl.SSLContext:
 
 def shake_hands(
     sock: socket.socket, context: ssl.SSLContext, host: str, end: float, patience: Patience
-) -> Secured:
+) -> ssl.SSLSocket:
     """`sock` inside TLS, its certificate checked for `host`; `sock` is closed on any error.
 
     Raises TLSRejected, httpx.ConnectTimeout at `end` (monotonic), else httpx.ConnectError.
@@ -182,18 +179,28 @@ def shake_hands(
 
 def _shake_hands(
     sock: socket.socket, context: ssl.SSLContext, host: str, end: float, patience: Patience
-) -> Secured:
+) -> ssl.SSLSocket:
     with contextlib.ExitStack() as undo:
-        undo.callback(sock.close)
-        secured = Secured(sock, context, host, patience.tick)
+        undo.callback(sock.close)  # once wrapped, `sock` is empty and this does nothing
+        sock.settimeout(patience.tick)
+        secured = context.wrap_socket(
+            sock,
+            server_hostname=host,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,  # else a cut connection reads like a finished one
+        )
+        undo.callback(secured.close)
         while not _shaken(secured):
             _go_on(end, patience)
         undo.pop_all()
     return secured
 
 
-def _shaken(secured: Secured) -> bool:
+def _shaken(secured: ssl.SSLSocket) -> bool:
     try:
-        return secured.shake()
-    except BlockingIOError:
+        secured.do_handshake()
+    except TimeoutError as error:
+        if not ticked(error):
+            raise
         return False
+    return True
