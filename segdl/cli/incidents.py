@@ -56,9 +56,10 @@ class Incidents:
 
 def _expiring(event: UrlExpiring) -> str:
     """One line for the order: its events come together, the first end first."""
-    files = wording.count(event.targets, "file")
-    first = f"the first in {wording.span(60 * event.minutes_left)}"
-    return f"{files} will outlive the links, {first}: get a fresh manifest"
+    when = f"in {wording.span(60 * event.minutes_left)}: get a fresh manifest"
+    if event.targets == 1:
+        return f"{event.target} will outlive its link, which ends {when}"
+    return f"{event.targets} files will outlive their links, the first {when}"
 
 
 def _said(message: str, request_id: str | None) -> str:

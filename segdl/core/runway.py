@@ -25,6 +25,7 @@ EVERY = 2.0  # seconds between two forecasts
 RATE_OVER = 10.0  # seconds over which the rate is measured
 _SOONEST = 2.0  # seconds of measuring before a forecast is believed; up to RATE_OVER, ...
 _PATIENT = 10  # ... if this is less than a tenth of what the first link has left
+_SURE = 0.9  # of the rate is counted on
 _BREAK = 1.0  # seconds without anybody at work: a pause, or an outage
 LEAD = 30.0  # seconds before the first end at which fresh links are wanted, or more if it was far
 
@@ -98,7 +99,7 @@ class Runway:
         self._told: dict[int, Short] = {}
 
     def measure(self, now: float, landed: int, busy: int) -> float | None:
-        """The rate to forecast by if a forecast is due, `landed` bytes into the run; else None.
+        """The rate to count on, if a forecast is due, `landed` bytes into the run; else None.
 
         While nobody is at work the last rate counts.
         """
@@ -113,7 +114,9 @@ class Runway:
         return self._rate_if_due(now)
 
     def _rate_if_due(self, now: float) -> float | None:
-        return self._rate if self._age >= _SOONEST and now >= self._due else None
+        if self._rate is None or self._age < _SOONEST or now < self._due:
+            return None
+        return self._rate * _SURE
 
     def judge(
         self, issue: int, left: Sequence[Left], short: Sequence[Short], date: float
