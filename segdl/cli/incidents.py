@@ -7,7 +7,15 @@ from collections.abc import Callable
 
 from segdl.cli import wording
 from segdl.core.complaint import printable
-from segdl.core.events import Event, Retry, TargetFailed, TargetResumed, Throttled, UrlExpired
+from segdl.core.events import (
+    Event,
+    Retry,
+    TargetFailed,
+    TargetResumed,
+    Throttled,
+    UrlExpired,
+    UrlExpiring,
+)
 
 QUIET = 10.0  # seconds in which the same incident is told once
 
@@ -28,6 +36,8 @@ class Incidents:
             case Throttled() if self._new(event.host, "throttled"):
                 again = f"asked again in {wording.span(event.wait)}"
                 return f"waiting for {printable(event.host)}: {printable(event.message)}, {again}"
+            case UrlExpiring() if self._new("", "expiring"):
+                return _expiring(event)
             case UrlExpired():
                 return f"expired {event.target}: {_said(event.message, event.request_id)}"
             case TargetResumed():
@@ -42,6 +52,14 @@ class Incidents:
             return False
         self._told[where, cause] = now
         return True
+
+
+def _expiring(event: UrlExpiring) -> str:
+    """One line for the order: its events come together, the first end first."""
+    when = f"in {wording.span(60 * event.minutes_left)}: get a fresh manifest"
+    if event.targets == 1:
+        return f"{event.target} will outlive its link, which ends {when}"
+    return f"{event.targets} files will outlive their links, the first {when}"
 
 
 def _said(message: str, request_id: str | None) -> str:
