@@ -22,6 +22,7 @@ from segdl.core.manifest import Target
 from segdl.core.options import KIB
 from segdl.core.plan import DEFAULT_SEGMENT, Layout, Pin, Place, Record, aligned, fits
 from segdl.core.proof import Proof
+from segdl.core.urls import ShareURL
 from segdl.core.verdict import Accepted, Ask
 from segdl.edges import merge
 from segdl.edges.index import Contents, Heading, Index, NoIndex
@@ -104,6 +105,15 @@ class Task:
             and (not heading.pin.by_digest or bool(target.digests or target.pieces))
             and (heading.pin.etag is not None or heading.object in ours)
         )
+
+    def relink(self, urls: tuple[ShareURL, ...]) -> bool:
+        """Take fresh links. False if nothing says that they are of the object that is held."""
+        with self._lock:
+            before, self.urls, self.proven = self.urls, urls, False
+            if self.pin is None or self.pin.etag is not None:
+                return True
+            names = {url.object_name for url in before}
+            return not names.isdisjoint(url.object_name for url in urls)
 
     def present(self) -> int:
         """Bytes on disk, as far as is known now."""
