@@ -45,8 +45,8 @@ def run(arguments: list[str], signals: Signals) -> int:
 
 def told(renewed: Renewed, output: Path) -> Iterator[str]:
     """What came of it, for a person."""
-    where = printable(str(output))
-    yield f"Fresh links for {wording.count(renewed.taken, 'file')} of the order under way in {where}"
+    files, where = wording.count(renewed.taken, "file"), printable(str(output))
+    yield f"Fresh links for {files} of the order under way in {where}"
     if renewed.same:
         yield f"{wording.count(renewed.same, 'file')} had these very links already"
     if renewed.lacking:

@@ -21,8 +21,10 @@ from segdl.core.errors import BrokenError
 
 _TICK = 0.1  # seconds between two looks at `interrupted`
 _PIECE = 64 * 1024
-_SAID = 4096  # bytes of standard error that are kept
-_QUERY = re.compile(r"(https?://[^\s?#'\"]*)\?[^\s'\"]*", re.IGNORECASE)
+_SAID = 64 * 1024  # bytes of standard error that are kept: more than a URL has
+_SECRET = re.compile(
+    r"(https?://[^\s?#'\"]*\?)[^\s'\"]*|((?:authorization|cookie):).*", re.IGNORECASE
+)
 
 
 def output_of(
@@ -81,5 +83,8 @@ def _read(
 
 def _shown(said: bytes) -> str:
     """What it complained of, on one line: the end of that, without the query of any URL."""
-    text = _QUERY.sub(r"\1?…", said.decode("utf-8", "replace")).strip()
+    text = said.decode("utf-8", "replace")
+    if len(said) == _SAID:  # its first word may be the rest of a secret
+        text = "".join(text.split(maxsplit=1)[1:])
+    text = _SECRET.sub(r"\1\2…", text).strip()
     return f": {printable(text[-200:])}" if text else ""

@@ -141,7 +141,7 @@ class Renewal(threading.Thread):
     def _ask(self, source: Source) -> float | str:
         """When the first of the fresh links that came will end; or why none came."""
         try:
-            fresh = self._parse(source.ask(), source.name)
+            fresh = self._parse(source.ask(), "<manifest>")
         except SegdlError as error:
             return _summary(error)
         paths = {target.path for target in self._desk.targets}

@@ -77,7 +77,7 @@ def _listen(hidden: int) -> socket.socket | None:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         os.fchmod(listener.fileno(), 0o600)  # before it has a name
         listener.bind(_address(hidden))
-        listener.listen(8)
+        listener.listen(128)
     except OSError:
         if listener is not None:
             listener.close()
