@@ -636,6 +636,39 @@ def test_what_is_held_goes_on_from_other_hosts(case: Case, proof: Proof) -> None
     case.finish()
 
 
+def test_what_is_delivered_is_not_fetched_from_other_hosts(case: Case) -> None:
+    """Where the manifest proves nothing the ETag does: a byte is asked for, once."""
+    put(case, 3, 3600)
+    case.put(b"", "/empty", query=lasting(3600))
+    case.put(made(ORDER, 9), "/weak", query=lasting(3600), proof=Proof.NOTHING)
+    assert case.run().code is ExitCode.DONE
+    case.files = rehosted(case)
+    case.server.forget()
+    run = case.run()
+    assert run.code is ExitCode.DONE
+    there = {event.target for event in run.of(events.TargetDone) if not event.fetched}
+    assert {"0.7z", "1.7z", "2.7z"} <= there
+    seen = [r for r in case.server.requests if r.path.endswith(".7z")]
+    assert [r.range for r in seen] == [(0, 1)] * 3
+    assert sum(r.sent for r in seen) == 3
+    case.server.forget()
+    assert case.run().code is ExitCode.DONE  # by its receipt
+    assert not [r for r in case.server.requests if r.path.endswith(".7z")]
+
+
+def test_what_is_delivered_and_another_object_elsewhere(case: Case) -> None:
+    """It is in the way, as any file is; on request it is replaced."""
+    case.put(made(ORDER), query=lasting(3600))
+    assert case.run().code is ExitCode.DONE
+    other = made(ORDER, 2)
+    case.files = rehosted(case)
+    case.server.put("/moved/a.7z", other)
+    assert case.run().code is ExitCode.DISK
+    case.may_hold("a.7z", made(ORDER), other)
+    assert case.run(overwrite=True).code is ExitCode.DONE
+    assert case.final().read_bytes() == other
+
+
 def test_a_manifest_that_holds_only_what_is_missing(case: Case) -> None:
     put(case, 3, 3600)
     case.server.script("/1.7z", faults.EXPIRED["AWS"])

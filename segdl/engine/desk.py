@@ -448,6 +448,11 @@ class Desk:
             )
         )
 
+    def confirmed(self, work: Fetch, task: Task, offer: Receipt) -> None:
+        """What was there is of the object that its links lead to now. Raises OSError."""
+        name = task.urls[work.mirror % len(task.urls)].object_name
+        self.delivered(work.job, task, self._delivery.confirm(offer, name), fetched=False)
+
     def _count_delivered(self, job: int, receipt: Receipt) -> None:
         self.tally.delivered += receipt.size
         self.tally.learn(job, self.targets[job], receipt.size)

@@ -64,6 +64,7 @@ class Order:
         self._desk = Desk(targets, self._make_task, options, delivery, self._events.put)
         self._failed: dict[int, SegdlError] = {}  # before any work could be done
         self._before: frozenset[str] = frozenset()  # paths delivered before this run
+        self._offers: dict[str, Receipt] = {}  # by path, of the same object, perhaps
         self._workers: list[Worker] = []
         self._mergers: list[Merger] = []
         self._left = 0  # threads that are done, with all their events delivered
@@ -109,6 +110,8 @@ class Order:
                 elif begun:
                     tasks[number] = self._begun(target)
                 else:
+                    if receipt is not None and self._delivery.perhaps(target, receipt):
+                        self._offers[target.path] = receipt
                     self._desk.expect(number)
             except OSError as error:
                 self._failed[number] = disk_error(error)
@@ -126,7 +129,9 @@ class Order:
 
     def _make_task(self, target: Target) -> Task:
         asked = segment_size(target, self._manifest, self._options)
-        return Task(target, self._workspace, asked)
+        task = Task(target, self._workspace, asked)
+        task.offer = self._offers.get(target.path)
+        return task
 
     def _begun(self, target: Target) -> Task:
         """The task of a target under way, with what its index holds."""

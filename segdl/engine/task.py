@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 
 from segdl.core.errors import DigestError, SizeError
@@ -22,6 +23,7 @@ from segdl.core.manifest import Target
 from segdl.core.options import KIB
 from segdl.core.plan import DEFAULT_SEGMENT, Layout, Pin, Place, Record, aligned, fits
 from segdl.core.proof import Proof
+from segdl.core.report import Receipt
 from segdl.core.urls import ShareURL
 from segdl.core.verdict import Accepted, Ask
 from segdl.edges import merge
@@ -51,6 +53,7 @@ class Task:
         self.ranged = False  # a range was honoured in this run
         self.whole = False  # the server ignores ranges
         self.proven = False  # the URL has given bytes in this run
+        self.offer: Receipt | None = None  # of what is there, and is the same object, perhaps
         self.condemned = False  # all of it was fetched once, and its digest was wrong
         self._workspace = workspace
         self._furthest = 0
@@ -131,6 +134,11 @@ class Task:
             ends_at=self.urls[mirror % len(self.urls)].ends_at,
             proven=self.proven,
         )
+
+    def ask_for_offer(self, offer: Receipt, mirror: int) -> Ask:
+        """The question whether what is there is the object: for its first byte."""
+        total = None if self.target.slice else offer.size
+        return replace(self.ask(0, 1, mirror), pin=Pin(total, offer.etag))
 
     # -- files -------------------------------------------------------------------------------------
 
