@@ -309,8 +309,8 @@ class Forecasts:
 
 def test_told_once_for_a_link() -> None:
     run = Forecasts(life=100.0)
-    told = [run.told(10.0) for _ in range(20)]
-    assert [len(each) for each in told].index(1) == 5  # ten seconds of rate, or nearly
+    told = [run.told(10.0) for _ in range(40)]
+    assert [len(each) for each in told].index(1) == 9  # after a tenth of what it has left
     assert sum(len(each) for each in told) == 1
     assert run.runway.short == 1
 
@@ -392,8 +392,8 @@ def test_a_forecast_that_takes_long_is_seldom() -> None:
     assert not runway.measure(5.0 + EVERY / 2, 5000, 1)
     assert runway.measure(5.0 + EVERY, 5000, 1)
     runway.rest(7.0, 1.0)
-    assert not runway.measure(50.0, 50_000, 1)
-    assert runway.measure(57.0, 50_000, 1)
+    assert not runway.measure(26.0, 26_000, 1)
+    assert runway.measure(27.0, 27_000, 1)
 
 
 # -- the schedule: the first end first, and waiting for links --------------------------------------
@@ -721,7 +721,7 @@ def test_links_of_a_few_seconds_are_renewed_before_they_end(
     assert all(wanted.expiring and not wanted.waiting for wanted in hand.asked)
     assert not run.of(events.UrlExpired)
     assert not refused
-    told = [event.target for event in run.of(events.UrlExpiring)]
+    told = [(event.target, event.ends_at) for event in run.of(events.UrlExpiring)]
     assert len(set(told)) == len(told)
     assert case.server.sent() == 5 * ORDER
 
@@ -735,6 +735,8 @@ def test_paused_targets_wait_for_links_that_may_come(case: Case) -> None:
         until(lambda: len(hand.desk.failures) == 3)
         wanted = hand.desk.links_wanted()
         assert wanted == LinksWanted(0, 3, 0)
+        assert not hand.desk.tasks  # what waits from the start costs little: it may be everything
+        assert not any(error.__traceback__ for error in hand.desk.failures.values())
         hand.refresh(segdl.load(resign(case, 3600)))
         assert hand.desk.links_wanted() is None
 

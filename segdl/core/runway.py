@@ -21,11 +21,12 @@ from typing import NamedTuple
 from segdl.core.pace import Rate
 from segdl.core.urls import ShareURL
 
-EVERY = 2.0  # seconds between two forecasts
+EVERY = 1.0  # seconds between two forecasts
 RATE_OVER = 10.0  # seconds over which the rate is measured
 _SOONEST = 2.0  # seconds of measuring before a forecast is believed; up to RATE_OVER, ...
 _PATIENT = 10  # ... if this is less than a tenth of what the first link has left
-_SURE = 0.9  # of the rate is counted on
+_SURE = 0.9  # of the rate is counted on, ...
+SPARE = 1.0  # ... and this many seconds less than a link has left
 _BREAK = 1.0  # seconds without anybody at work: a pause, or an outage
 LEAD = 30.0  # seconds before the first end at which fresh links are wanted, or more if it was far
 
@@ -150,8 +151,8 @@ class Runway:
         return short.end != told.end and short.lack > told.lack + max(60.0, told.lack / 4)
 
     def rest(self, now: float, took: float) -> None:
-        """A forecast took so many seconds: the next is due when that no longer matters."""
-        self._due = now + max(EVERY, 50 * took)
+        """A forecast took so many CPU seconds: the next is due when that hardly matters."""
+        self._due = now + max(EVERY, 20 * took)
 
     def renewed(self, now: float) -> None:
         """Fresh links came."""

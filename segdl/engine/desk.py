@@ -544,7 +544,9 @@ class Desk:
 
     def _pause_target(self, job: int, error: SegdlError) -> None:
         path = self.targets[job].path
-        self.failures[job] = error
+        self.failures[job] = error.with_traceback(None)  # all may pause: none may cost a stack
+        if (task := self.tasks.get(job)) is not None and task.blank:
+            del self.tasks[job]
         self._emit(
             events.UrlExpired(target=path, message=error.message, request_id=error.request_id)
         )

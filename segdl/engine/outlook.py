@@ -1,7 +1,7 @@
 """How long the links of a run last, against what is left to do: who is told, and who is asked.
 
-It shares the desk's lock. A forecast goes over every target that is left, so it is made without
-the lock, and seldom.
+A forecast goes over every target that is left, so it is made seldom, and without the desk's lock,
+which is held only for what the schedule says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from segdl.core import events
 from segdl.core.clocks import Clocks
 from segdl.core.errors import ExpiredError
 from segdl.core.manifest import Target
-from segdl.core.runway import Left, Runway, Short, forecast
+from segdl.core.runway import SPARE, Left, Runway, Short, forecast
 from segdl.core.schedule import Schedule
 from segdl.core.urls import ShareURL
 from segdl.edges.transport import Answer
@@ -37,14 +37,15 @@ class Outlook:
 
     def __init__(
         self,
-        lock: threading.RLock,
+        desk: threading.RLock,
         schedule: Schedule,
         targets: Sequence[Target],
         tasks: Mapping[int, Task],
         tally: Tally,
         emit: Callable[[events.Event], None],
     ) -> None:
-        self._lock = lock
+        self._desk = desk
+        self._lock = threading.RLock()  # taken last, where both are; a signal may come within
         self._schedule = schedule
         self._targets = targets
         self._tasks = tasks
@@ -83,15 +84,19 @@ class Outlook:
         """Tell which targets will outlive their links, if that is due and can be told by now."""
         with self._lock:
             rate = self._runway.measure(now, landed, busy) if self._schedule.ending else None
-            if rate is None:
-                return
-            ahead, issue, date = self._schedule.ahead(), self._runway.issue, self._date(now)
+            issue, date = self._runway.issue, self._date(now)
+        if rate is None:
+            return
+        began = time.thread_time()
+        with self._desk:
+            ahead = self._schedule.ahead()
         left = [Left(job, self._bytes_left(job), end) for end, job in ahead]
-        short = forecast(left, rate, at_once, date)
+        short = forecast(left, rate, at_once, date + SPARE)
         with self._lock:
-            for each in self._runway.judge(issue, left, short, date):
-                self._tell(each, date)
-            self._runway.rest(now, time.monotonic() - now)
+            news = self._runway.judge(issue, left, short, date)
+            self._runway.rest(now, time.thread_time() - began)
+        for each in news:
+            self._tell(each, date)
 
     def _date(self, now: float) -> float:
         return self._clocks.there(time.time(), now)
