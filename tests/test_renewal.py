@@ -46,6 +46,7 @@ from tests.orders import (
     made,
     nothing_left_over,
 )
+from tests.servers import S3Server
 
 MIB = 1024 * 1024
 
@@ -817,3 +818,48 @@ def test_nobody_sees_what_is_handed_over(case: Case) -> None:
     assert argv == ["-c"]
     ours = environment(case.folder)
     assert {k: v for k, v in variables.items() if k not in ("LC_CTYPE",)} == ours
+
+
+# -- real servers ----------------------------------------------------------------------------------
+
+LINKS = int(os.environ.get("SEGDL_TEST_LINKS", "2"))  # seconds that a link is good for
+ARCHIVE = 300 * 1024
+
+
+@pytest.mark.slow
+def test_an_order_outlives_its_links(s3: S3Server, tmp_path: Path) -> None:
+    """Through three refreshes, hot and cold, from a real server; nothing is fetched again."""
+    data = {f"{type(s3).__name__}/{n}.7z": made(ARCHIVE + n, n) for n in range(20)}
+    bucket = s3.bucket_at(f"http://127.0.0.1:{s3.port}")
+    for key, content in data.items():
+        s3.put(key, content)
+
+    def sign(name: str) -> Path:
+        files = [
+            {"path": key, "url": bucket.presign(key, LINKS), "size": len(content)}
+            for key, content in data.items()
+        ]
+        text = json.dumps({"segdl": 1, "order": "out", "files": files})
+        (tmp_path / "part").write_text(text)
+        return (tmp_path / "part").rename(tmp_path / name)
+
+    rate = str(20 * ARCHIVE // (4 * LINKS))
+    command = ["--limit-rate", rate, "--progress", "json", "-c", "4"]
+    fetched, refreshed, ends = 0, 0, []
+    order = sign("order.json")
+    for cold in range(2):
+        with running("refresh", order, *command, cwd=tmp_path) as child:
+            for event in child.events():
+                refreshed += event["event"] == "links_refreshed"
+                if event["event"] in ("url_expiring", "url_expired"):
+                    sign("order.json")  # its own file is replaced: once for each of their ends
+                if event["event"] == "links_refreshed" and refreshed == 2 and not cold:
+                    child.process.send_signal(signal.SIGTERM)
+                if event["event"] == "order_finished":
+                    fetched += event["bytes"]
+            ends.append(child.process.wait())
+        order = sign("order.json")
+    assert ends == [143, 0]
+    assert refreshed >= 2
+    assert fetched == sum(map(len, data.values()))
+    assert all((tmp_path / "out" / key).read_bytes() == content for key, content in data.items())
