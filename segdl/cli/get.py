@@ -37,7 +37,7 @@ def fetch(source: str, settings: Settings, signals: Signals, data: bytes | None 
     """Download the order that a source names; `data` is what was read from there already."""
     from segdl.edges.manifest_file import ManifestFile
 
-    file = ManifestFile(source)
+    file = ManifestFile.of(source)
     order, output = read_order(source, settings, data)
     if settings.dry_run:
         return _rehearse(order, output, settings)
@@ -67,7 +67,7 @@ def read_order(source: str, settings: Settings, data: bytes | None = None) -> tu
 
 
 def _download(
-    order: Manifest, output: Path, settings: Settings, signals: Signals, file: ManifestFile
+    order: Manifest, output: Path, settings: Settings, signals: Signals, file: ManifestFile | None
 ) -> Report:
     from segdl.cli.progress import shown
     from segdl.engine import deliver

@@ -52,4 +52,4 @@ def told(renewed: Renewed, output: Path) -> Iterator[str]:
     if renewed.lacking:
         yield f"Still without a fresh link: {wording.count(renewed.lacking, 'file')}"
     if renewed.other:
-        yield f"Left alone: {wording.count(renewed.other, 'file')} that are not of that order"
+        yield f"Not of that order, and left alone: {wording.count(renewed.other, 'file')}"

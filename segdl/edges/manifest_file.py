@@ -13,6 +13,11 @@ class ManifestFile:
     """Looks at a file now and then, by its device, inode, size and time; what it holds is read
     once it has stood still."""
 
+    @classmethod
+    def of(cls, source: str) -> ManifestFile | None:
+        """The file that a source names; None if it is standard input, a URL, or a pipe."""
+        return None if source == "-" or _mark(source) is None else cls(source)
+
     def __init__(self, path: str) -> None:
         """Note how the file stands now: construct this before the manifest is read from it."""
         self.path = path
@@ -41,7 +46,7 @@ def _mark(path: str) -> _Mark | None:
     """What tells a regular file from the one that replaces it; None if there is none."""
     try:
         found = Path(path).stat()
-    except OSError:
+    except (OSError, ValueError):  # a URL may be too long for a name, or none at all
         return None
     if not stat.S_ISREG(found.st_mode):
         return None

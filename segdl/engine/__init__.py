@@ -53,7 +53,7 @@ def read(source: str) -> bytes:
     Raises ManifestError.
     """
     if is_url(source):
-        return source.encode()
+        return source.encode("utf-8", "surrogatepass")
     try:
         if source == "-":
             return sys.stdin.buffer.read(LARGEST_MANIFEST + 1)
@@ -97,7 +97,7 @@ def download(
     """
     options, file = options or Options(), None
     if not isinstance(manifest, Manifest):
-        file = ManifestFile(os.fspath(manifest))
+        file = ManifestFile.of(os.fspath(manifest))
         manifest = load(manifest, options)
     listener = on_event or _ignore
     return deliver(manifest, into, options, listener, control or Control(), file=file)

@@ -650,7 +650,12 @@ class Desk:
         self.targets[job] = replace(target, urls=other.urls)
         task = self.tasks.get(job)
         if task is not None and not task.relink(other.urls):
-            self._restart(job, 0.0)
+            try:
+                self._restart(job, 0.0)
+            except OSError as error:
+                self._schedule.over(job)
+                self._fail(job, disk_error(error))
+                return
         resumed = self._schedule.replace_hosts(job, _hosts(other.urls), last_end(other.urls))
         if resumed:
             del self.failures[job]

@@ -124,8 +124,8 @@ class Renewal(threading.Thread):
     # -- asking ------------------------------------------------------------------------------------
 
     def _ask_if_due(self) -> None:
-        now = time.monotonic()
-        if not self._turns.due(now, time.time()) or self._desk.links_wanted() is None:
+        due = self._turns.due(time.monotonic(), time.time())
+        if not due or self._desk.links_wanted() is None:
             return
         failures, end = [], None
         for source in self._sources:
@@ -134,7 +134,7 @@ class Renewal(threading.Thread):
                 end = outcome
                 break
             failures.append((source, outcome))
-        self._turns.asked(now, time.time(), end)
+        self._turns.asked(time.monotonic(), time.time(), end)
         for source, failure in failures:
             self._tell(source.name, failure, self._turns.pause)
 
