@@ -28,7 +28,8 @@ FLOORS = {  # room: what it may import of segdl beside itself and the version
     "edges": {"core"},
     "engine": {"core", "edges"},
     "publish": {"core"},
-    "cli": {"core", "edges", "engine", "publish"},
+    "service": {"core", "edges", "engine"},
+    "cli": {"core", "edges", "engine", "publish", "service"},
 }
 PUBLIC = [
     "Control", "ContentError", "DigestError", "DiskError", "DiskFullError", "Event", "ExitCode",

@@ -20,6 +20,7 @@ from segdl.core.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from segdl.core.manifest import Manifest
     from segdl.core.report import Report
+    from segdl.edges.manifest_file import ManifestFile
     from segdl.engine.audit import Standing
 
 USAGE = "[get] MANIFEST [option ...]     (MANIFEST: a file, - or a URL)"
@@ -29,10 +30,18 @@ NOTE = "Each also as SEGDL_CONNECTIONS=4 or, in segdl.toml, connections = 4"
 def run(arguments: list[str], signals: Signals) -> int:
     parser = Parser("get", USAGE, "order.yaml -o out --limit-rate 2MiB", NOTE)
     source, settings = read_arguments(parser, arguments)
-    order, output = read_order(source, settings)
+    return fetch(source, settings, signals)
+
+
+def fetch(source: str, settings: Settings, signals: Signals, data: bytes | None = None) -> int:
+    """Download the order that a source names; `data` is what was read from there already."""
+    from segdl.edges.manifest_file import ManifestFile
+
+    file = ManifestFile.of(source)
+    order, output = read_order(source, settings, data)
     if settings.dry_run:
         return _rehearse(order, output, settings)
-    report = _download(order, output, settings, signals)
+    report = _download(order, output, settings, signals, file)
     tell(report, source, output, settings)
     return report.exit_code
 
@@ -45,11 +54,11 @@ def read_arguments(parser: Parser, arguments: list[str]) -> tuple[str, Settings]
     return given.manifest, read_settings(given, os.environ)
 
 
-def read_order(source: str, settings: Settings) -> tuple[Manifest, Path]:
+def read_order(source: str, settings: Settings, data: bytes | None = None) -> tuple[Manifest, Path]:
     """The manifest, and where its files go. Raises ManifestError, UsageError."""
-    from segdl.engine import load
+    from segdl.engine import parse, read
 
-    order = load(source, settings.options)
+    order = parse(read(source) if data is None else data, source, settings.options)
     globs = settings.options.select
     paths = [target.path for target in order.targets]
     if globs and not any(fnmatch.filter(paths, glob) for glob in globs):
@@ -57,14 +66,18 @@ def read_order(source: str, settings: Settings) -> tuple[Manifest, Path]:
     return order, settings.output or Path(order.order or ".")
 
 
-def _download(order: Manifest, output: Path, settings: Settings, signals: Signals) -> Report:
+def _download(
+    order: Manifest, output: Path, settings: Settings, signals: Signals, file: ManifestFile | None
+) -> Report:
     from segdl.cli.progress import shown
-    from segdl.engine import download
+    from segdl.engine import deliver
     from segdl.engine.control import Control
+    from segdl.service.steering import steered
 
-    control = Control()
+    control, options = Control(), settings.options
     with shown(settings.progress) as view, signals.steering(control):
-        return download(order, output, options=settings.options, on_event=view, control=control)
+        beside = steered(control, options)
+        return deliver(order, output, options, view, control, file=file, beside=beside)
 
 
 def tell(report: Report, source: str, output: Path, settings: Settings) -> None:

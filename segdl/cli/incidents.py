@@ -9,6 +9,8 @@ from segdl.cli import wording
 from segdl.core.complaint import printable
 from segdl.core.events import (
     Event,
+    LinksRefreshed,
+    RefreshFailed,
     Retry,
     TargetFailed,
     TargetResumed,
@@ -42,6 +44,10 @@ class Incidents:
                 return f"expired {event.target}: {_said(event.message, event.request_id)}"
             case TargetResumed():
                 return f"resumed {event.target}"
+            case LinksRefreshed():
+                return _refreshed(event)
+            case RefreshFailed():
+                return _not_refreshed(event)
             case TargetFailed():
                 return f"FAILED {event.target}: {_said(event.message, event.request_id)}"
         return None
@@ -60,6 +66,18 @@ def _expiring(event: UrlExpiring) -> str:
     if event.targets == 1:
         return f"{event.target} will outlive its link, which ends {when}"
     return f"{event.targets} files will outlive their links, the first {when}"
+
+
+def _refreshed(event: LinksRefreshed) -> str:
+    lacking = f", {event.lacking} still lack one" * bool(event.lacking)
+    other = f"; {wording.count(event.other, 'other file')} in it left alone" * bool(event.other)
+    return f"fresh links for {wording.count(event.targets, 'file')}{lacking}{other}"
+
+
+def _not_refreshed(event: RefreshFailed) -> str:
+    again = "" if event.wait is None else f", asked again in {wording.span(event.wait)}"
+    said = printable(event.message, 400)
+    return f"no fresh links from {printable(event.source)}: {said}; the old ones stay{again}"
 
 
 def _said(message: str, request_id: str | None) -> str:

@@ -20,6 +20,7 @@ from segdl.core.errors import UsageError
 from segdl.core.options import (
     Options,
     check_bounds,
+    parse_command,
     parse_connect_to,
     parse_connections,
     parse_count,
@@ -134,6 +135,8 @@ TABLE: tuple[Setting, ...] = (
             parse_connect_to, many=True, knob="connect_to"),
     Setting("header", "'K: V'", "send this header too (repeatable)", parse_header, many=True,
             separators="\n", knob="headers"),
+    Setting("refresh-command", "CMD", "run this for fresh links: it writes a manifest",
+            parse_command, knob="refresh_command"),
 )  # fmt: skip
 _BY_NAME = {setting.name: setting for setting in TABLE}
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "status": ("[DIR]", "what is delivered, held and missing, from disk alone"),
     "verify": ("[DIR]", "hash what is delivered against its receipts or a manifest"),
     "repair": ("MANIFEST", "fetch the segments again that verify finds rotten"),
+    "refresh": ("MANIFEST", "give an order fresh links, also while it is under way"),
     "clean": ("[DIR]", "remove what is held of unfinished files"),
     "demo": ("", "an S3 server, an order and its download, on this machine"),
 }

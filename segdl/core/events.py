@@ -135,6 +135,27 @@ class TargetResumed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinksRefreshed(Event):
+    """A fresh manifest came, with links for `targets` that are not delivered; `lacking` of those
+    have none in it, and `other` files of it are none of them."""
+
+    event: ClassVar[str] = "links_refreshed"
+    targets: int
+    lacking: int
+    other: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshFailed(Event):
+    """No fresh links came from where they were looked for: the old ones stay."""
+
+    event: ClassVar[str] = "refresh_failed"
+    source: str
+    message: str
+    wait: float | None  # seconds until it is asked again at the soonest; None: when it changes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TargetDone(Event):
     """The file is delivered, verified, and survives a power cut from now on."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, field
 from datetime import time
 
@@ -131,6 +132,20 @@ def parse_connections(text: str) -> int | None:
     return None if text.strip() == "auto" else parse_count(text)
 
 
+def parse_command(text: str) -> tuple[str, ...]:
+    """The words of a command, as a POSIX shell splits them; nothing else of a shell's is done.
+
+    Raises ValueError, whose message never has the command.
+    """
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError:
+        raise ValueError("expected a command whose quotes are closed") from None
+    if not words or any("\0" in word for word in words):
+        raise ValueError("expected a command")
+    return words
+
+
 def parse_proxy(text: str) -> str:
     """The URL of a proxy, http where it names no scheme, as curl has it.
 
@@ -180,6 +195,8 @@ class Options:
     proxy: str | None = field(default=None, repr=False)  # may hold credentials
     connect_to: tuple[tuple[Endpoint, Endpoint], ...] = ()
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    # The words of what is run for a fresh manifest on its standard output.
+    refresh_command: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         """Raises UsageError for a value that cannot be meant."""

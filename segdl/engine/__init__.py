@@ -5,6 +5,8 @@ from __future__ import annotations
 import fnmatch
 import os
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from segdl.core import events
 from segdl.core.digests import digest
@@ -12,6 +14,7 @@ from segdl.core.errors import Fault, ManifestError
 from segdl.core.manifest import Manifest, Target, manifest_of_url, parse_manifest
 from segdl.core.options import Options
 from segdl.core.report import Report
+from segdl.edges.manifest_file import ManifestFile
 from segdl.edges.receipts import Receipts
 from segdl.edges.workspace import Workspace
 from segdl.engine.control import Control
@@ -27,23 +30,38 @@ def load(source: str | os.PathLike[str], options: Options | None = None) -> Mani
 
     Raises ManifestError with every fault.
     """
-    name, options = os.fspath(source), options or Options()
-    if name.startswith(("http://", "https://")):
-        return manifest_of_url(name)
-    data = _read(name)
-    shown = "<stdin>" if name == "-" else name
+    name = os.fspath(source)
+    return parse(read(name), name, options or Options())
+
+
+def parse(data: bytes, source: str, options: Options) -> Manifest:
+    """The manifest that was read from a source. Raises ManifestError with every fault."""
+    if is_url(source):
+        return manifest_of_url(source)
+    shown = "<stdin>" if source == "-" else source
     return parse_manifest(data, shown, allow_env=options.allow_env, environment=os.environ)
 
 
-def _read(name: str) -> bytes:
+def is_url(source: str) -> bool:
+    """Whether a manifest is named by the URL of its one object."""
+    return source.startswith(("http://", "https://"))
+
+
+def read(source: str) -> bytes:
+    """What stands in a file, on standard input (`-`), or is said by one bare URL: a list of one.
+
+    Raises ManifestError.
+    """
+    if is_url(source):
+        return source.encode("utf-8", "surrogatepass")
     try:
-        if name == "-":
+        if source == "-":
             return sys.stdin.buffer.read(LARGEST_MANIFEST + 1)
-        with open(name, "rb") as file:
+        with open(source, "rb") as file:
             return file.read(LARGEST_MANIFEST + 1)
     except OSError as error:
         problem = f"cannot be read ({error.strerror}): expected a manifest, `-`, or a URL"
-        raise ManifestError((Fault(name, "", problem),)) from None
+        raise ManifestError((Fault(source, "", problem),)) from None
 
 
 def chosen(manifest: Manifest, options: Options) -> tuple[Target, ...]:
@@ -77,11 +95,33 @@ def download(
     before anything is fetched, LockedError if another segdl is at work there, DiskError if the
     directory cannot be used, and what `on_event` raises, after a clean end.
     """
-    options = options or Options()
+    options, file = options or Options(), None
     if not isinstance(manifest, Manifest):
+        file = ManifestFile.of(os.fspath(manifest))
         manifest = load(manifest, options)
-    with premises(into) as workspace:
-        return _run(manifest, workspace, options, on_event or _ignore, control or Control())
+    listener = on_event or _ignore
+    return deliver(manifest, into, options, listener, control or Control(), file=file)
+
+
+Beside = Callable[[int], AbstractContextManager[object]]
+
+
+def deliver(
+    manifest: Manifest,
+    into: str | os.PathLike[str],
+    options: Options,
+    listener: Listener,
+    control: Control,
+    *,
+    file: ManifestFile | None = None,
+    beside: Beside | None = None,
+) -> Report:
+    """As `download`, of a manifest that was read from `file`, which may be replaced.
+
+    `beside` is entered while the directory is ours, with its `.segdl` as a descriptor.
+    """
+    with premises(into) as workspace, (beside or nullcontext)(workspace.hidden):
+        return _run(manifest, workspace, options, listener, control, file)
 
 
 def _run(
@@ -90,13 +130,14 @@ def _run(
     options: Options,
     listener: Listener,
     control: Control,
+    file: ManifestFile | None,
 ) -> Report:
     targets = chosen(manifest, options)
     workspace.write_order(_facts(manifest, targets))
     receipts = Receipts(workspace.hidden)
     try:
         delivery = Delivery(workspace, receipts, overwrite=options.overwrite)
-        order = Order(manifest, targets, workspace, delivery, options, listener)
+        order = Order(manifest, targets, workspace, delivery, options, listener, file)
         return order.run(receipts.read(), control)
     finally:
         receipts.close()

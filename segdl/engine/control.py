@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from segdl.core.errors import ExitCode
 from segdl.core.options import RateLimit
+from segdl.core.renewal import Renewed
 
 if TYPE_CHECKING:
     from segdl.core.manifest import Manifest
@@ -19,7 +20,7 @@ class Steerable(Protocol):
     def stop(self, code: ExitCode) -> None: ...
     def retry_failed(self) -> None: ...
     def set_limit(self, limit: RateLimit) -> None: ...
-    def refresh(self, manifest: Manifest) -> int: ...
+    def refresh(self, manifest: Manifest) -> Renewed: ...
 
 
 class Control:
@@ -77,8 +78,13 @@ class Control:
 
     def refresh(self, manifest: Manifest) -> int:
         """Give the run fresh URLs for the same objects. Returns how many targets took one."""
+        renewed = self.renew(manifest)
+        return renewed.taken if renewed else 0
+
+    def renew(self, manifest: Manifest) -> Renewed | None:
+        """As `refresh`, with all that came of it; None if no run is under way."""
         with self._lock:
-            return self._run.refresh(manifest) if self._run else 0
+            return self._run.refresh(manifest) if self._run else None
 
     def attach(self, run: Steerable) -> None:
         """Used by the engine: the run begins."""

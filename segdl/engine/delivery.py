@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from segdl.core.digests import RECORD, Hasher, hasher
 from segdl.core.errors import (
@@ -44,13 +45,30 @@ class Delivery:
 
     def believed(self, target: Target, receipt: Receipt) -> bool:
         """Whether a target is there still: receipt, size and time agree. Raises OSError."""
-        found = self._workspace.find(target.path)
+        return asked_for(target, receipt) and self._stands(receipt)
+
+    def perhaps(self, target: Target, receipt: Receipt) -> bool:
+        """Whether a target that is not believed was delivered from another place, by an object of
+        the same ETag: its server can tell. Raises OSError."""
+        provable = target.digests or target.pieces
+        offset = target.slice.offset if target.slice else 0
+        same = target.size in (None, receipt.size) and receipt.offset == offset
+        asks = same and receipt.size and receipt.etag and not provable
+        return bool(asks) and self._stands(receipt)
+
+    def _stands(self, receipt: Receipt) -> bool:
+        found = self._workspace.find(receipt.path)
         return (
             found is not None
             and is_file(found)
             and (found.st_size, found.st_mtime_ns) == (receipt.size, receipt.modified_ns)
-            and asked_for(target, receipt)
         )
+
+    def confirm(self, receipt: Receipt, object_name: str) -> Receipt:
+        """The receipt anew, with the name that its object has by now. Raises OSError."""
+        confirmed = replace(receipt, object=object_name)
+        self._receipts.append(confirmed)
+        return confirmed
 
     def in_the_way(self, target: Target) -> bool:
         """Whether something stands under the final name. Raises OSError."""

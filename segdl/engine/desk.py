@@ -28,6 +28,7 @@ from segdl.core.errors import (
 from segdl.core.manifest import Manifest, Target
 from segdl.core.options import KIB, MIB, Options, RateLimit
 from segdl.core.pace import Bucket, Crowd
+from segdl.core.renewal import Renewed, same_file
 from segdl.core.report import Receipt
 from segdl.core.runway import last_end
 from segdl.core.schedule import (
@@ -447,6 +448,11 @@ class Desk:
             )
         )
 
+    def confirmed(self, work: Fetch, task: Task, offer: Receipt) -> None:
+        """What was there is of the object that its links lead to now. Raises OSError."""
+        name = task.urls[work.mirror % len(task.urls)].object_name
+        self.delivered(work.job, task, self._delivery.confirm(offer, name), fetched=False)
+
     def _count_delivered(self, job: int, receipt: Receipt) -> None:
         self.tally.delivered += receipt.size
         self.tally.learn(job, self.targets[job], receipt.size)
@@ -599,22 +605,35 @@ class Desk:
             task.over = task.condemned = False
         self._schedule.reopen(job)
 
-    def refresh(self, manifest: Manifest) -> int:
-        """Fresh URLs for the targets of the same object, or of the same path and size."""
+    def refresh(self, manifest: Manifest) -> Renewed:
+        """Fresh URLs for the targets that are the same files."""
         fresh = {target.path: target for target in manifest.targets}
-        taken = 0
+        taken = same = lacking = delivered = 0
         with self._change:
             for job, target in enumerate(self.targets):
-                other = fresh.get(target.path)
-                if other is not None and job not in self.receipts:
-                    taken += self._renew(job, target, other)
+                other = fresh.pop(target.path, None)
+                if job in self.receipts:
+                    delivered += other is not None
+                elif other is None or not same_file(target, self._size(job), other):
+                    lacking += 1
+                elif other.urls == target.urls:
+                    same += 1
+                else:
+                    self._renew(job, target, other)
+                    taken += 1
             self._schedule.replace_untouched(
                 lambda job: _hosts(self.targets[job].urls),
                 lambda job: last_end(self.targets[job].urls),
             )
-            self.outlook.renewed()
+            if taken:
+                self.outlook.renewed()
+                self._emit(events.LinksRefreshed(targets=taken, lacking=lacking, other=len(fresh)))
             self._notify_all()
-        return taken
+        return Renewed(taken, same, lacking, delivered, other=len(fresh))
+
+    def _size(self, job: int) -> int | None:
+        task = self.tasks.get(job)
+        return task.layout.size if task else self.targets[job].size
 
     def expect_links(self, may_come: bool) -> None:
         """Whether somebody gets fresh links when they are wanted: paused targets then keep the run
@@ -627,14 +646,16 @@ class Desk:
         """Whether the order needs fresh links now. Cheap, and nothing follows from asking."""
         return self.outlook.wanted()
 
-    def _renew(self, job: int, target: Target, other: Target) -> bool:
-        task = self.tasks.get(job)
-        size = task.layout.size if task else target.size
-        if other.size is not None and size not in (None, other.size):
-            return False
+    def _renew(self, job: int, target: Target, other: Target) -> None:
         self.targets[job] = replace(target, urls=other.urls)
-        if task is not None:
-            task.urls = other.urls
+        task = self.tasks.get(job)
+        if task is not None and not task.relink(other.urls):
+            try:
+                self._restart(job, 0.0)
+            except OSError as error:
+                self._schedule.over(job)
+                self._fail(job, disk_error(error))
+                return
         resumed = self._schedule.replace_hosts(job, _hosts(other.urls), last_end(other.urls))
         if resumed:
             del self.failures[job]
@@ -643,7 +664,6 @@ class Desk:
             resumed = True
         if resumed:
             self._emit(events.TargetResumed(target=target.path))
-        return True
 
     def unfinished(self) -> dict[int, SegdlError]:
         """Every target that was not delivered, with the reason."""

@@ -20,12 +20,14 @@ from segdl.core.plan import segment_size
 from segdl.core.report import Failure, Receipt, Report
 from segdl.core.runway import last_end
 from segdl.edges.index import read_index
+from segdl.edges.manifest_file import ManifestFile
 from segdl.edges.transport import Reach
 from segdl.edges.workspace import Workspace, work_name
 from segdl.engine.control import Control
 from segdl.engine.delivery import Delivery
 from segdl.engine.desk import Desk
 from segdl.engine.merger import Merger
+from segdl.engine.renewal import Renewal
 from segdl.engine.task import Task
 from segdl.engine.worker import Worker
 
@@ -47,8 +49,9 @@ class Order:
         delivery: Delivery,
         options: Options,
         listener: Listener,
+        file: ManifestFile | None = None,
     ) -> None:
-        """`targets` are those of the manifest that this run is for."""
+        """`targets` are those of the manifest that this run is for, `file` is where it was read."""
         self._manifest = manifest
         self._targets = targets
         self._workspace = workspace
@@ -61,10 +64,13 @@ class Order:
         self._desk = Desk(targets, self._make_task, options, delivery, self._events.put)
         self._failed: dict[int, SegdlError] = {}  # before any work could be done
         self._before: frozenset[str] = frozenset()  # paths delivered before this run
+        self._offers: dict[str, Receipt] = {}  # by path, of the same object, perhaps
         self._workers: list[Worker] = []
         self._mergers: list[Merger] = []
         self._left = 0  # threads that are done, with all their events delivered
         self._rate = Rate(_RATE_OVER)
+        self._file = file
+        self._renewal: Renewal | None = None
 
     def run(self, receipts: Mapping[str, Receipt], control: Control) -> Report:
         """Deliver what is not delivered yet. Raises what a listener raises, after a clean end."""
@@ -73,7 +79,9 @@ class Order:
             self._prepare(receipts)
             control.attach(self._desk)
             if len(self._before) + len(self._failed) < len(self._targets):
-                self._watch(self._reach())
+                reach = self._reach()
+                self._renew(reach)
+                self._watch(reach)
         except BaseException:
             self._desk.stop(ExitCode.INTERRUPTED)
             raise
@@ -102,6 +110,8 @@ class Order:
                 elif begun:
                     tasks[number] = self._begun(target)
                 else:
+                    if receipt is not None and self._delivery.perhaps(target, receipt):
+                        self._offers[target.path] = receipt
                     self._desk.expect(number)
             except OSError as error:
                 self._failed[number] = disk_error(error)
@@ -119,7 +129,9 @@ class Order:
 
     def _make_task(self, target: Target) -> Task:
         asked = segment_size(target, self._manifest, self._options)
-        return Task(target, self._workspace, asked)
+        task = Task(target, self._workspace, asked)
+        task.offer = self._offers.get(target.path)
+        return task
 
     def _begun(self, target: Target) -> Task:
         """The task of a target under way, with what its index holds."""
@@ -143,6 +155,15 @@ class Order:
         )
 
     # -- while it runs -----------------------------------------------------------------------------
+
+    def _renew(self, reach: Reach) -> None:
+        """Let somebody see to fresh links, where there is anywhere to have them from."""
+        renewal = Renewal(
+            self._desk, self._file, self._manifest, reach, self._options, self._events.put
+        )
+        if renewal.needed:
+            renewal.start()
+            self._renewal = renewal
 
     def _watch(self, reach: Reach) -> None:
         """Deliver events until every thread has left."""
@@ -219,9 +240,13 @@ class Order:
             worker.abort()
 
     def _end(self) -> None:
-        """Wait for every worker, through any number of Ctrl-C, and close what they used."""
+        """Wait for every thread, through any number of Ctrl-C, and close what they used."""
         interrupt: KeyboardInterrupt | None = None
-        while alive := [thread for thread in self._threads if thread.is_alive()]:
+        threads = list(self._threads)
+        if self._renewal is not None:
+            self._renewal.stop()
+            threads.append(self._renewal)
+        while alive := [thread for thread in threads if thread.is_alive()]:
             if self._desk.stopped is not None:
                 self._abort()
             try:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 
 from segdl.core.errors import DigestError, SizeError
@@ -22,6 +23,8 @@ from segdl.core.manifest import Target
 from segdl.core.options import KIB
 from segdl.core.plan import DEFAULT_SEGMENT, Layout, Pin, Place, Record, aligned, fits
 from segdl.core.proof import Proof
+from segdl.core.report import Receipt
+from segdl.core.urls import ShareURL
 from segdl.core.verdict import Accepted, Ask
 from segdl.edges import merge
 from segdl.edges.index import Contents, Heading, Index, NoIndex
@@ -50,6 +53,7 @@ class Task:
         self.ranged = False  # a range was honoured in this run
         self.whole = False  # the server ignores ranges
         self.proven = False  # the URL has given bytes in this run
+        self.offer: Receipt | None = None  # of what is there, and is the same object, perhaps
         self.condemned = False  # all of it was fetched once, and its digest was wrong
         self._workspace = workspace
         self._furthest = 0
@@ -105,6 +109,15 @@ class Task:
             and (heading.pin.etag is not None or heading.object in ours)
         )
 
+    def relink(self, urls: tuple[ShareURL, ...]) -> bool:
+        """Take fresh links. False if nothing says that they are of the object that is held."""
+        with self._lock:
+            before, self.urls, self.proven = self.urls, urls, False
+            if self.pin is None or self.pin.etag is not None:
+                return True
+            names = {url.object_name for url in before}
+            return not names.isdisjoint(url.object_name for url in urls)
+
     def present(self) -> int:
         """Bytes on disk, as far as is known now."""
         with self._lock:
@@ -121,6 +134,11 @@ class Task:
             ends_at=self.urls[mirror % len(self.urls)].ends_at,
             proven=self.proven,
         )
+
+    def ask_for_offer(self, offer: Receipt, mirror: int) -> Ask:
+        """The question whether what is there is the object: for its first byte."""
+        total = None if self.target.slice else offer.size
+        return replace(self.ask(0, 1, mirror), pin=Pin(total, offer.etag))
 
     # -- files -------------------------------------------------------------------------------------
 

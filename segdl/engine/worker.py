@@ -17,13 +17,16 @@ from segdl.core.errors import (
     NoRangesError,
     SegdlError,
     SizeError,
+    StaleError,
     attempted,
     disk_error,
 )
 from segdl.core.options import KIB
 from segdl.core.pace import StallWatch
+from segdl.core.report import Receipt
 from segdl.core.schedule import Fetch
 from segdl.core.urls import ShareURL
+from segdl.core.verdict import Ask
 from segdl.edges.parts import Part
 from segdl.edges.transport import Answer, Connection, Reach
 from segdl.engine.aid import Assist
@@ -120,6 +123,8 @@ class Worker(threading.Thread):
     def _fetch(self, task: Task, work: Fetch) -> None:
         if self._interrupted():
             raise Dropped  # the target may be delivered since, and its files gone
+        if work.probe and task.offer is not None and self._is_there(task, work, task.offer):
+            return
         began = time.monotonic()
         part = None if work.probe else self._window(task, work)
         while part is None or part.reached < part.segment.stop:
@@ -140,6 +145,17 @@ class Worker(threading.Thread):
         length = part.segment.length
         task.commit(part, work.epoch)
         self._desk.segment_done(work, length, time.monotonic() - began)
+
+    def _is_there(self, task: Task, work: Fetch, offer: Receipt) -> bool:
+        """Whether what was delivered from another place is this object, by its server's word."""
+        ask = task.ask_for_offer(offer, work.mirror)
+        try:
+            self._ask(task, work, self._url(task, work), ask).close()
+        except (StaleError, SizeError, MisansweredError):
+            task.offer = None
+            return False
+        self._desk.confirmed(work, task, offer)
+        return True
 
     def _window(self, task: Task, work: Fetch) -> Part:
         part = task.window(work.segment, work.epoch)
@@ -171,10 +187,12 @@ class Worker(threading.Thread):
         return answer
 
     def _open(self, task: Task, work: Fetch, url: ShareURL, start: int, stop: int) -> Answer:
+        return self._ask(task, work, url, task.ask(start, max(stop, start + 1), work.mirror))
+
+    def _ask(self, task: Task, work: Fetch, url: ShareURL, ask: Ask) -> Answer:
         if self._interrupted():
             raise Dropped
         self._desk.outlook.check(url)
-        ask = task.ask(start, max(stop, start + 1), work.mirror)
         try:
             answer = self._connection.open(url, ask)
         except SegdlError as error:

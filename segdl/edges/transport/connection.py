@@ -15,20 +15,24 @@ import ssl
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import httpx
 
+from segdl.core.complaint import read_complaint
 from segdl.core.errors import (
     BrokenError,
     BusyError,
     DiskError,
     MisansweredError,
+    RefusedError,
     SegdlError,
     UnreachableError,
     disk_error,
 )
 from segdl.core.options import Endpoint
+from segdl.core.pace import StallWatch
 from segdl.core.ranges import range_header
 from segdl.core.urls import ShareURL, URLProblem, redirect
 from segdl.core.verdict import Accepted, Ask, Head, http_date, judge
@@ -97,12 +101,7 @@ class Answer:
             count = min(len(view), len(self._prefix))
             view[:count], self._prefix = self._prefix[:count], self._prefix[count:]
             return count
-        try:
-            return self._body.readinto(view)
-        except (httpx.HTTPError, OSError) as error:
-            if isinstance(error, TimeoutError):
-                raise
-            raise BrokenError("the connection broke in the middle of the body") from None
+        return _placed(self._body, view)
 
     @property
     def date(self) -> float | None:
@@ -138,14 +137,42 @@ class Connection:
     def open(self, url: ShareURL, ask: Ask) -> Answer:
         """Ask for bytes of an object. Raises a SegdlError that `core.schedule` can settle."""
         way = [url]  # of redirects: each may be a share URL of its own
-        try:
+        with _masking(way):
             return self._open(way, ask)
-        except SegdlError as error:
-            error.message = _masked(way, error.message)
-            error.args = (error.message,)
-            error.code = _masked(way, error.code) if error.code else None
-            error.request_id = _masked(way, error.request_id) if error.request_id else None
-            raise
+
+    def document(self, url: ShareURL, largest: int, seconds: float) -> bytes:
+        """All that is there, by one GET without a range, within so many seconds.
+
+        Raises a SegdlError, also if it is more than `largest` bytes.
+        """
+        way, deadline = [url], time.monotonic() + seconds
+        with _masking(way):
+            response = self._response = self._follow(way, None)
+            try:
+                body: Body = response.extensions.get("body") or _IteratedBody(response)
+                if response.status_code != 200:
+                    shown = _masked(way, self._excerpt(response, body).decode("latin-1"))
+                    headers = _headers(response, way)
+                    head = Head(response.status_code, headers, shown.encode("latin-1"))
+                    raise _no_document(head)
+                return self._whole(body, largest, deadline)
+            finally:
+                response.close()
+
+    def _whole(self, body: Body, largest: int, deadline: float) -> bytes:
+        data, piece = bytearray(), memoryview(bytearray(64 * 1024))
+        watch = StallWatch(self._reach.timeout)
+        while True:
+            with suppress(TimeoutError):
+                count = _placed(body, piece)
+                if not count:
+                    return bytes(data)
+                data += piece[:count]
+            now = time.monotonic()
+            if self._interrupted() or now >= deadline or watch.stalled(now, len(data)):
+                raise BrokenError("the answer takes too long")
+            if len(data) > largest:
+                raise MisansweredError(f"the answer is longer than {largest >> 20} MiB")
 
     def _open(self, way: list[ShareURL], ask: Ask) -> Answer:
         response = self._follow(way, ask)
@@ -166,7 +193,7 @@ class Connection:
         response.close()
         raise verdict
 
-    def _follow(self, way: list[ShareURL], ask: Ask) -> httpx.Response:
+    def _follow(self, way: list[ShareURL], ask: Ask | None) -> httpx.Response:
         for _ in range(_REDIRECTS + 1):
             response = self._send(way[0], way[-1], ask)
             if response.status_code not in _REDIRECT_STATUS:
@@ -180,7 +207,7 @@ class Connection:
                 ) from None
         raise UnreachableError(f"more than {_REDIRECTS} redirects, one after the other")
 
-    def _send(self, first: ShareURL, url: ShareURL, ask: Ask) -> httpx.Response:
+    def _send(self, first: ShareURL, url: ShareURL, ask: Ask | None) -> httpx.Response:
         where = _bare(url.scheme, url.host, url.port)
         headers = self._headers(first, url, ask)
         extensions = {"target": url.target, "timeout": _PROXY_TIMEOUTS}
@@ -207,15 +234,18 @@ class Connection:
             count += got
         return bytes(view[:count])
 
-    def _headers(self, first: ShareURL, url: ShareURL, ask: Ask) -> list[tuple[bytes, bytes]]:
+    def _headers(
+        self, first: ShareURL, url: ShareURL, ask: Ask | None
+    ) -> list[tuple[bytes, bytes]]:
         headers = {
             "Host": url.netloc,
             "User-Agent": f"segdl/{VERSION}",
             "Accept": "*/*",
             "Accept-Encoding": "identity",
-            "Range": range_header(ask.start, ask.stop),
         }
-        if ask.pin and ask.pin.etag:
+        if ask is not None:
+            headers["Range"] = range_header(ask.start, ask.stop)
+        if ask is not None and ask.pin and ask.pin.etag:
             headers["If-Match"] = ask.pin.etag
         if not url.presigned:
             headers.update(self._reach.by_origin.get(url.origin, {}))
@@ -282,10 +312,45 @@ class _IteratedBody:
         self._response.close()
 
 
+def _placed(body: Body, view: memoryview) -> int:
+    """Bytes placed in `view`, 0 at the end. Raises TimeoutError after a tick, BrokenError."""
+    try:
+        return body.readinto(view)
+    except (httpx.HTTPError, OSError) as error:
+        if isinstance(error, TimeoutError):
+            raise
+        raise BrokenError("the connection broke in the middle of the body") from None
+
+
 @functools.lru_cache(maxsize=64)
 def _bare(scheme: str, host: str, port: int) -> httpx.URL:
     """Where to connect to: httpx sees neither path nor query, which it would rewrite."""
     return httpx.URL(scheme=scheme, host=host, port=port, path="/")
+
+
+@contextmanager
+def _masking(way: list[ShareURL]) -> Iterator[None]:
+    """No error tells what the query of a URL on the way has."""
+    try:
+        yield
+    except SegdlError as error:
+        error.message = _masked(way, error.message)
+        error.args = (error.message,)
+        error.code = _masked(way, error.code) if error.code else None
+        error.request_id = _masked(way, error.request_id) if error.request_id else None
+        raise
+
+
+def _no_document(head: Head) -> SegdlError:
+    """The error for an answer that is not the document."""
+    complaint = read_complaint(head.excerpt)
+    words = str(complaint).removeprefix(str(head.status)).strip()
+    return RefusedError(
+        f"the server answers {f'{head.status} {words}'.strip()}",
+        status=head.status,
+        code=complaint.code,
+        request_id=complaint.request_id or head.get("x-amz-request-id"),
+    )
 
 
 def _masked(way: list[ShareURL], text: str) -> str:

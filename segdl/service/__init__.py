@@ -1,0 +1,1 @@
+"""What reaches a segdl that is at work: the control socket."""
