@@ -66,13 +66,15 @@ class Order:
         self._rates: deque[tuple[float, int]] = deque()
 
     def run(self, receipts: Mapping[str, Receipt], control: Control) -> Report:
-        """Deliver what is not delivered yet. Raises what a listener raises, after a clean end."""
+        """Deliver what is not delivered yet. Raises UsageError for what no server could be reached
+        with, and what a listener raises, after a clean end."""
         began = time.monotonic()
         try:
+            reach = self._reach()
             self._prepare(receipts)
             control.attach(self._desk)
             if len(self._before) + len(self._failed) < len(self._targets):
-                self._watch(self._reach())
+                self._watch(reach)
         except BaseException:
             self._desk.stop(ExitCode.INTERRUPTED)
             raise
@@ -129,14 +131,18 @@ class Order:
 
     def _reach(self) -> Reach:
         options = self._options
-        return Reach(
+        reach = Reach(
             timeout=options.timeout,
             ca_file=options.ca_file,
+            cert=options.cert,
+            key=options.key,
             proxy=options.proxy,
             connect_to=dict(options.connect_to),
             headers=options.headers,
             by_origin=self._manifest.headers,
         )
+        reach.check()
+        return reach
 
     # -- while it runs -----------------------------------------------------------------------------
 
