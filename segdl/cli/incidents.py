@@ -7,7 +7,15 @@ from collections.abc import Callable
 
 from segdl.cli import wording
 from segdl.core.complaint import printable
-from segdl.core.events import Event, Retry, TargetFailed, TargetResumed, Throttled, UrlExpired
+from segdl.core.events import (
+    Event,
+    MirrorLeft,
+    Retry,
+    TargetFailed,
+    TargetResumed,
+    Throttled,
+    UrlExpired,
+)
 
 QUIET = 10.0  # seconds in which the same incident is told once
 
@@ -28,6 +36,9 @@ class Incidents:
             case Throttled() if self._new(event.host, "throttled"):
                 again = f"asked again in {wording.span(event.wait)}"
                 return f"waiting for {printable(event.host)}: {printable(event.message)}, {again}"
+            case MirrorLeft() if self._new(event.host, event.cause):
+                why = _said(event.message, event.request_id)
+                return f"left mirror {printable(event.host)} for {event.target}: {why}"
             case UrlExpired():
                 return f"expired {event.target}: {_said(event.message, event.request_id)}"
             case TargetResumed():

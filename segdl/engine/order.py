@@ -255,6 +255,7 @@ class Order:
             seconds=seconds,
             skipped=self._before | self._desk.recognised,
             stopped=self._desk.stopped if failures else None,
+            left_out=tuple(self._desk.left_out.values()),
         )
         self._deliver_events(0.0)
         finished = events.OrderFinished(
