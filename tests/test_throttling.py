@@ -163,7 +163,20 @@ def test_what_a_host_refused_is_not_asked_at_once_and_then_one_more() -> None:
     assert not traffic.is_free(later + 1.0)
     traffic.end(served=False)
     assert traffic.refused(later) and traffic.most == 4
-    assert traffic.when()[0] - later >= later  # the more often it says no, the later
+    assert traffic.when()[0] - later > later  # the more often it says no, the later
+
+
+def test_what_was_a_passing_limit_is_soon_forgotten() -> None:
+    traffic, now = Traffic(), 0.0
+    for _ in range(12):
+        traffic.begin(now)
+    for _ in range(11):
+        traffic.end(served=False)
+        traffic.refused(now)
+    while traffic.under_way < 12:
+        now = max(now, *traffic.when())
+        traffic.begin(now)
+    assert now < 60.0
 
 
 def test_a_host_that_serves_more_is_believed() -> None:
@@ -229,17 +242,23 @@ def test_no_more_are_at_a_host_than_it_has_room_for() -> None:
     take(plan, 1, 100.0)
 
 
-def refused_at_most(
+SEGMENTS = 240
+
+
+def refusals_of_a_host(
     plan: Schedule, most: int, workers: int, error: Callable[[], SegdlError]
 ) -> int:
     """Play a host that serves `most` at once, each for a second; the number of its refusals."""
     served: dict[int, tuple[Fetch, float]] = {}
-    now, refused = 0.0, 0
+    now, refused, left = 0.0, 0, SEGMENTS
     for _ in range(4000):
         for worker, (work, until) in list(served.items()):
             if until <= now:
                 plan.done(work, worker)
                 del served[worker]
+                left -= 1
+        if not left:
+            return refused
         for worker in range(workers):
             if worker in served:
                 continue
@@ -251,10 +270,6 @@ def refused_at_most(
                     refused += 1
                     decision = plan.settle(work, worker, error(), now)
                     assert isinstance(decision, Again)
-                case Wait():
-                    pass
-                case _:
-                    return refused
         now += 0.05
     raise AssertionError("it never ends")
 
@@ -272,10 +287,8 @@ def refused_at_most(
 def test_a_limit_that_is_met_is_not_met_again_and_again(
     workers: int, error: Callable[[], SegdlError]
 ) -> None:
-    plan = plan_of(400, jobs=4)
-    for job in range(4):
-        plan.add(job, ("a",), 60, (), pinned=True, merge=False)
-    assert refused_at_most(plan, 4, workers, error) <= workers + 8  # of 240, in a minute
+    plan = plan_of(SEGMENTS // 4, jobs=4)
+    assert refusals_of_a_host(plan, 4, workers, error) <= workers + 8  # in a minute
 
 
 def test_a_link_that_is_refused_alone_is_given_up_after_a_minute() -> None:
@@ -305,10 +318,12 @@ def test_a_first_refusal_is_doubted_where_others_got_past() -> None:
     for _ in range(2):
         decision = plan.settle(refused, 1, doubtful(), now)
         assert isinstance(decision, Again) and decision.host is None
-        assert take(plan, 2, now).job == 2  # the host is not held back
-        plan.release(Fetch(2, 0, 0, 0, False, "a", 0), 2)
+        other = take(plan, 2, now)
+        assert other.job == 2  # the host is not held back
         now += decision.wait
-        refused = next(w for n in (1, 3) if (w := take(plan, n, now)).job == refused.job or None)
+        refused = take(plan, 1, now)
+        assert refused.job == 1
+        plan.release(other, 2)
     assert isinstance(plan.settle(refused, 1, doubtful(), now), GiveUp)
 
 
@@ -364,8 +379,7 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("kind", REFUSALS)
-@pytest.mark.parametrize("targets", [1, 12])
+@pytest.mark.parametrize(("kind", "targets"), [("403", 1), ("403", 12), ("429", 12), ("503", 12)])
 def test_a_server_with_room_for_four(case: Case, kind: str, targets: int) -> None:
     """It gets there, and is refused a few times: not each segment again and again."""
     for number in range(targets):
@@ -387,7 +401,7 @@ def test_many_small_files_past_a_server_with_room_for_four(case: Case) -> None:
     case.server.script(EVERY_PATH, room)
     run = case.run(connections=8, patience=60.0)
     assert run.code is ExitCode.DONE, [str(f.error) for f in run.report.failures]
-    assert room.refused <= 30
+    assert room.refused < 60
 
 
 def test_a_403_that_is_meant_costs_two_more_requests_at_most(case: Case) -> None:
@@ -402,7 +416,7 @@ def test_a_403_that_is_meant_costs_two_more_requests_at_most(case: Case) -> None
 
 def test_the_word_of_a_server_slows_it_down_before_it_refuses(case: Case) -> None:
     """A window of a second with 12 requests in it: all are served, none is refused."""
-    case.put(made(40 * SEGMENT))
+    case.put(made(20 * SEGMENT))
     lock, windows = threading.Lock(), list[float]()
     refused: list[Seen] = []
 

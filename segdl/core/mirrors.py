@@ -1,4 +1,4 @@
-"""Which of an object's hosts is asked: the fastest, and in the manifest's order until that is known.
+"""Which of an object's hosts is asked: the fastest; in the manifest's order until that is known.
 
 What is measured is what one connection brought, over all work that a host was given; the latest
 minute counts for most. A target moves only to a host that is far faster than its own, and then
@@ -20,7 +20,7 @@ STAY = 10.0  # seconds that a target stays where it has moved to
 TRY_FIRST = 5.0  # seconds into a run that what is not measured is tried
 TRY_MOST = 300.0  # seconds between two tries of what fails, and after which a measure is old
 _HALF = 30.0  # seconds after which what was measured counts for half
-_TOLD = 0.25  # seconds of work without which nothing is measured
+_TOLD, _LARGE = 0.25, 1 << 20  # seconds of work, or bytes, without which nothing is measured
 
 
 @dataclass(slots=True)
@@ -40,7 +40,8 @@ class Measure:
     @property
     def rate(self) -> float | None:
         """Bytes a second, None while too little is known."""
-        return self.count / self.seconds if self.seconds >= _TOLD else None
+        told = self.seconds >= _TOLD or self.count >= _LARGE
+        return self.count / max(self.seconds, 1e-6) if told else None
 
 
 @dataclass(slots=True)
@@ -58,7 +59,7 @@ class Mirrors:
         self._measures.setdefault(host, Measure(at=now)).add(now, count, seconds)
         if count:
             self._waits.pop(host, None)
-            self._try_at[host] = now + TRY_MOST
+            self._try_at[host] = now if self.rate(host) is None else now + TRY_MOST
 
     def failed(self, host: str, now: float) -> None:
         """A host is down or busy: what it brought before says nothing any more."""

@@ -638,8 +638,7 @@ class Schedule:
             return self._give_up(work, error)
         match error:
             case BusyError():
-                if error.status in (429, 503) and self._traffic[work.host].served:
-                    self._traffic[work.host].refused(now)
+                self._crowd(work.host, error, now)
                 return self._busy(work, entry, error, now)
             case TransientError(status=403):
                 return self._crowded(work, entry, error, now)
@@ -660,6 +659,12 @@ class Schedule:
             case RefusedError() | UnreachableError():
                 return self._mirror(work, entry) or self._give_up(work, error)
         return self._give_up(work, error)
+
+    def _crowd(self, host: str, error: BusyError, now: float) -> None:
+        """A 429 is about others; a 503 is, if there are others whom the host serves."""
+        traffic = self._traffic[host]
+        if error.status == 429 or (error.status == 503 and traffic.served):
+            traffic.refused(now)
 
     def _crowded(self, work: Fetch, entry: Job, error: TransientError, now: float) -> Decision:
         """A link that has worked is refused: some say so to whoever asks for too much at once.

@@ -7,8 +7,8 @@ Two rules, each undone as soon as what it was for is over:
   it serves at once), a quarter of what remains is left to others.
 - *What it refuses*: a host that serves some requests and refuses others takes as many at once as it
   was serving then, but no fewer than half of what was asked. From time to time it is asked for one
-  more: the more often it said no, the later. One that serves none is busy or down, and that is the
-  schedule's to wait out.
+  more: later each time that it says no, sooner each time that it serves. One that serves none is
+  busy or down, and that is the schedule's to wait out.
 
 Pure; times are monotonic seconds, but for those of headers.
 """
@@ -23,6 +23,8 @@ PLENTY = 4  # requests for each one under way: with fewer left, a host is asked 
 LONGEST = 60.0  # seconds: a host's word is heeded up to here
 SLOWLY = 0.5  # seconds between two requests where little remains, and nobody says of what
 FIRST_STEP, LONGEST_STEP = 5.0, 60.0  # seconds until one request more is tried
+SHORTEST_STEP = 1.0  # seconds, once that has gone well
+_BURST = 1.0  # seconds: refusals that come together count as one
 _EPOCH = 1e9  # a time of reset beyond this is no number of seconds, but unix time
 
 
@@ -89,6 +91,8 @@ class Traffic:
     _next: float = 0.0  # no request before this time
     _step: float = FIRST_STEP
     _more_at: float = 0.0  # when one more may be tried
+    _refused_at: float = float("-inf")
+    _tried_at: float = float("-inf")  # when one more was tried
 
     def is_free(self, now: float) -> bool:
         """Whether another request may go now."""
@@ -108,8 +112,10 @@ class Traffic:
         self.under_way += 1
         self._next = now + self.word.gap
         if self.most is not None and self.under_way > self.most:  # the one more
+            if self._refused_at < self._tried_at:  # the one before went well
+                self._step = max(self._step / 2, SHORTEST_STEP)
             self.most = self.under_way
-            self._more_at = now + self._step
+            self._tried_at, self._more_at = now, now + self._step
 
     def answered(self, quota: Quota | None, now: float) -> float | None:
         """The host gives what was asked for. Returns the seconds between two requests, if it is
@@ -131,6 +137,7 @@ class Traffic:
         if not self.under_way:
             return False
         self.most = max(self.served, self.under_way // 2, 1)
-        self._step = min(2 * self._step, LONGEST_STEP)
-        self._more_at = now + self._step
+        if now - self._refused_at > _BURST:
+            self._step = min(2 * self._step, LONGEST_STEP)
+        self._refused_at, self._more_at = now, now + self._step
         return True
