@@ -327,7 +327,7 @@ class Desk:
             gap = self._schedule.answered(work, worker, quota, time.monotonic())
             self._change.notify_all()
         if gap is not None and quota is not None:
-            said = f"it says that it takes {quota.remaining} more requests for now: asked less"
+            said = f"it takes {quota.remaining} more requests for now, by its own word"
             self._emit(events.Throttled(host=work.host, wait=round(gap, 3), message=said))
 
     def admitted(self, worker: int, work: Fetch, task: Task) -> None:
