@@ -357,6 +357,7 @@ KEYS = {  # beside `event` and `time`
     "segment_done": {"target", "segment", "bytes", "seconds"},
     "retry": {"target", "segment", "cause", "message", "wait", "request_id"},
     "throttled": {"host", "wait", "message"},
+    "url_expiring": {"target", "ends_at", "minutes_left", "minutes_needed", "targets"},
     "url_expired": {"target", "message", "request_id"},
     "target_paused": {"target", "cause"},
     "target_resumed": {"target"},
@@ -384,7 +385,7 @@ def test_kinds_and_keys(case: Case) -> None:
     met = {event.event: set(facts(event)) for event in eventful(case)}
     for kind, keys in met.items():
         assert keys == KEYS[kind] | {"event", "time"}
-    assert set(KEYS) - set(met) == {"target_resumed"}
+    assert set(KEYS) - set(met) == {"target_resumed", "url_expiring"}
 
 
 def test_every_kind_is_in_the_table() -> None:

@@ -18,7 +18,7 @@ from segdl.cli.signals import Signals
 from segdl.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from segdl.core.manifest import Manifest, Target
+    from segdl.core.manifest import Manifest
     from segdl.core.report import Report
     from segdl.engine.audit import Standing
 
@@ -78,6 +78,7 @@ def tell(report: Report, source: str, output: Path, settings: Settings) -> None:
 
 def _rehearse(order: Manifest, output: Path, settings: Settings) -> int:
     """Say what would be done, from the manifest and the disk alone."""
+    from segdl.core.runway import last_end
     from segdl.engine import chosen
     from segdl.engine.audit import rehearse
 
@@ -86,7 +87,7 @@ def _rehearse(order: Manifest, output: Path, settings: Settings) -> int:
     for standing in survey.standings:
         print(_plan_line(standing, overwrite=settings.options.overwrite))
     print("; ".join(_plan_total(survey.standings)))
-    ended = sum(_ended(target, time.time()) for target in targets)
+    ended = sum(last_end(target.urls) <= time.time() for target in targets)
     if ended:
         print(f"The links of {wording.count(ended, 'file')} have expired: get a fresh manifest")
     return ExitCode.DONE
@@ -108,10 +109,6 @@ def _plan(standing: Standing, *, overwrite: bool) -> str:
         case State.HELD:
             return f"go on from {wording.percent(standing.held, standing.size)}"
     return "fetch"
-
-
-def _ended(target: Target, now: float) -> bool:
-    return all(url.ends_at is not None and url.ends_at <= now for url in target.urls)
 
 
 def _plan_total(standings: tuple[Standing, ...]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from segdl.core.events import (
     TargetResumed,
     Throttled,
     UrlExpired,
+    UrlExpiring,
 )
 
 QUIET = 10.0  # seconds in which the same incident is told once
@@ -39,6 +40,8 @@ class Incidents:
             case MirrorLeft() if self._new(event.host, event.cause):
                 why = _said(event.message, event.request_id)
                 return f"left mirror {printable(event.host)} for {event.target}: {why}"
+            case UrlExpiring() if self._new("", "expiring"):
+                return _expiring(event)
             case UrlExpired():
                 return f"expired {event.target}: {_said(event.message, event.request_id)}"
             case TargetResumed():
@@ -53,6 +56,14 @@ class Incidents:
             return False
         self._told[where, cause] = now
         return True
+
+
+def _expiring(event: UrlExpiring) -> str:
+    """One line for the order: its events come together, the first end first."""
+    when = f"in {wording.span(60 * event.minutes_left)}: get a fresh manifest"
+    if event.targets == 1:
+        return f"{event.target} will outlive its link, which ends {when}"
+    return f"{event.targets} files will outlive their links, the first {when}"
 
 
 def _said(message: str, request_id: str | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segdl.cli import wording
 from segdl.core.complaint import printable
-from segdl.core.errors import ExitCode, StoppedError
+from segdl.core.errors import ExitCode, ExpiredError, StoppedError
 from segdl.core.report import Failure, Grade, LeftOut, Receipt, Report
 
 SHOWN = 20  # failures that are told in full
@@ -77,15 +77,22 @@ def _left_out(mirror: LeftOut) -> str:
 
 
 def _failures(report: Report) -> Iterator[str]:
-    failed = [f for f in report.failures if not isinstance(f.error, StoppedError)]
-    if failed:
-        yield f"Failed: {wording.count(len(failed), 'file')}"
-    for failure in failed[:SHOWN]:
+    waiting = [f for f in report.failures if isinstance(f.error, ExpiredError)]
+    stopped = [f for f in report.failures if isinstance(f.error, StoppedError)]
+    failed = [f for f in report.failures if not isinstance(f.error, ExpiredError | StoppedError)]
+    yield from _listed("Failed", failed)
+    yield from _listed("Waiting for fresh links", waiting)
+    if stopped:
+        yield f"Not finished: {wording.count(len(stopped), 'file')}"
+
+
+def _listed(title: str, failures: list[Failure]) -> Iterator[str]:
+    if failures:
+        yield f"{title}: {wording.count(len(failures), 'file')}"
+    for failure in failures[:SHOWN]:
         yield f"  {_failure(failure)}"
-    if len(failed) > SHOWN:
-        yield f"  and {len(failed) - SHOWN} more"
-    if open_ := len(report.failures) - len(failed):
-        yield f"Not finished: {wording.count(open_, 'file')}"
+    if len(failures) > SHOWN:
+        yield f"  and {len(failures) - SHOWN} more"
 
 
 def _failure(failure: Failure) -> str:

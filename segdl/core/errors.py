@@ -164,7 +164,14 @@ class NoRangesError(SegdlError):
 
 
 class ExpiredError(SegdlError):
-    """The URL has ended. Get a fresh manifest and run again; what is held stays."""
+    """The URL has ended. Get a fresh manifest and run again; what is held stays.
+
+    `ends_at` is the end by the URL's own words, `server_time` the answer's date: both unix seconds,
+    or None.
+    """
+
+    ends_at: float | None = None
+    server_time: float | None = None
 
     exit_code = ExitCode.LINKS
 

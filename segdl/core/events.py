@@ -8,9 +8,15 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 
-def timestamp() -> str:
-    """The time now as RFC 3339 has it, in UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def timestamp(seconds: float | None = None) -> str:
+    """A time (now, or unix seconds) as RFC 3339 has it, in UTC, to the millisecond."""
+    when = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(_sane(seconds), UTC)
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _sane(seconds: float) -> float:
+    """Within the years that RFC 3339 can write: what a link says of its end may be anything."""
+    return min(max(seconds, 0.0), 253_402_300_799.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +110,18 @@ class MirrorLeft(Event):
     cause: str
     message: str
     request_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UrlExpiring(Event):
+    """At the rate that is measured, a target will outlive its share URLs."""
+
+    event: ClassVar[str] = "url_expiring"
+    target: str
+    ends_at: str  # RFC 3339: the last end of its mirrors, by the servers' clocks
+    minutes_left: float
+    minutes_needed: float
+    targets: int  # of the order that will outlive theirs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

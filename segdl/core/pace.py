@@ -48,6 +48,30 @@ class StallWatch:
         self._seen.clear()
 
 
+@dataclass(slots=True)
+class Rate:
+    """Bytes a second over the last `span` seconds."""
+
+    span: float
+    _seen: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def look(self, now: float, total: int) -> float:
+        """The rate now, at `total` bytes in all; 0 while it is too early to tell."""
+        self._seen.append((now, total))
+        while len(self._seen) > 2 and self._seen[1][0] <= now - self.span:
+            self._seen.popleft()
+        return _rate(self._seen) if self.age else 0.0
+
+    @property
+    def age(self) -> float:
+        """Seconds over which it was measured."""
+        return _age(self._seen)
+
+    def forget(self) -> None:
+        """What comes next is not to be measured by what was."""
+        self._seen.clear()
+
+
 _CREDIT = 0.1  # seconds of the rate that idle time can save up
 
 

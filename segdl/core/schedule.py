@@ -20,15 +20,18 @@ different files at once. Only when every job has a worker do further ones help, 
   `take_merge`: one thread at a time for a target, so that no connection waits for a digest.
 - A target that nothing is known of yet costs one number in a queue until its turn comes, and one
   that is delivered nothing: an order may have a hundred thousand.
+- Of targets that are otherwise alike the one whose link ends first goes first.
+- A target whose links have ended is paused. It ends the run when nothing else is left, unless
+  fresh links may come: then it waits, as long as patience lasts.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from math import inf
 
 from segdl.core.errors import (
     BusyError,
@@ -195,6 +198,7 @@ class Job:
     state: State = State.OPEN
     epoch: int = 0
     issue: int = 0
+    end: float = inf  # of its last link, in unix seconds
     mirror: int = 0
     refused: set[int] = field(default_factory=set)  # mirrors that are of no use
     astray: set[int] = field(default_factory=set)  # of those, which have another object
@@ -227,26 +231,33 @@ class Schedule:
         self._patience = patience
         self._chance = chance
         self._jobs: dict[int, Job] = {}
-        self._untouched: dict[Hosts, deque[int]] = {}  # nothing is known of them yet
+        # Nothing is known of these yet: for each hosts a heap of ends and jobs.
+        self._untouched: dict[Hosts, list[tuple[float, int]]] = {}
         self._fresh: dict[int, None] = {}  # open and never taken, in order
         self._active: dict[int, None] = {}  # open and taken at least once
         self._due: dict[int, None] = {}  # to be merged, and nobody is at it
+        self._paused: dict[int, None] = {}
         self._holds: dict[str, Hold] = {}
         self._traffic: dict[str, Traffic] = {}
         self._served: dict[int, str] = {}  # workers that a host gives what they asked for
         self._mirrors = Mirrors()
         self.mirrored = False  # there is a target with several mirrors
+        self._ending = False  # some link says when it ends
+        self._links_may_come = False
+        self._links_until: float | None = None  # how long they are waited for, with nothing else
 
     # -- filling ---------------------------------------------------------------------------------
 
-    def expect(self, job: int, hosts: Hosts) -> None:
-        """Enter a target that nothing is known of yet: its first answer will tell."""
+    def expect(self, job: int, hosts: Hosts, end: float = inf) -> None:
+        """Enter a target that nothing is known of yet: its first answer will tell. `end` is that
+        of its last link, in unix seconds."""
+        self._ending = self._ending or end < inf
         self.mirrored = self.mirrored or len(hosts) > 1
-        self._untouched.setdefault(hosts, deque()).append(job)
+        heapq.heappush(self._untouched.setdefault(hosts, []), (end, job))
 
     def add(
         self, job: int, hosts: Hosts, count: int | None, held: Iterable[int], *,
-        pinned: bool, merge: bool, epoch: int = 0,
+        pinned: bool, merge: bool, epoch: int = 0, end: float = inf,
     ) -> None:  # fmt: skip
         """Enter a target: `count` segments (None: unknown), of which `held` are on disk.
 
@@ -254,7 +265,8 @@ class Schedule:
         """
         least = 0 if pinned else 1  # even an empty target has to be asked for
         missing = Missing.without(max(count or 0, least), set(held))
-        entry = self._jobs[job] = Job(hosts, missing, count, pinned=pinned, epoch=epoch)
+        entry = self._jobs[job] = Job(hosts, missing, count, pinned=pinned, epoch=epoch, end=end)
+        self._ending = self._ending or end < inf
         self.mirrored = self.mirrored or len(hosts) > 1
         self._fresh[job] = None
         if merge:
@@ -278,17 +290,20 @@ class Schedule:
         """The server ignores ranges: the target is read by `worker` alone, from the start."""
         self._jobs[job].stream, self._jobs[job].owner = True, worker
 
-    def replace_untouched(self, hosts: Callable[[int], Hosts]) -> None:
+    def replace_untouched(
+        self, hosts: Callable[[int], Hosts], end: Callable[[int], float] = lambda job: inf
+    ) -> None:
         """Fresh URLs for the targets that nothing is known of yet."""
-        jobs = sorted(job for queue in self._untouched.values() for job in queue)
+        jobs = sorted(job for queue in self._untouched.values() for _, job in queue)
         self._untouched.clear()
         for job in jobs:
-            self.expect(job, hosts(job))
+            self.expect(job, hosts(job), end(job))
 
-    def replace_hosts(self, job: int, hosts: Hosts) -> bool:
+    def replace_hosts(self, job: int, hosts: Hosts, end: float = inf) -> bool:
         """Fresh URLs for a target. Returns whether it was paused and goes on now."""
         entry = self._entry(job)
-        entry.hosts, entry.mirror, entry.hold = hosts, 0, None
+        entry.hosts, entry.mirror, entry.hold, entry.end = hosts, 0, None, end
+        self._ending = self._ending or end < inf
         entry.refused.clear()
         entry.astray.clear()
         entry.issue += 1
@@ -312,7 +327,8 @@ class Schedule:
 
     def _open(self, job: int) -> None:
         entry = self._jobs[job]
-        entry.state = State.OPEN
+        entry.state, self._links_until = State.OPEN, None
+        self._paused.pop(job, None)
         for segment in entry.waiting:
             entry.missing.add(segment)
         entry.waiting.clear()
@@ -418,14 +434,14 @@ class Schedule:
             self._due[job] = None
 
     def _choose(self, worker: int, now: float, current: int | None) -> int | None:
-        best: tuple[int, int, bool, int] | None = None
+        best: tuple[int, int, bool, float, int] | None = None
         for job in self._active:
             entry = self._jobs[job]
             self._wake(entry, now)
             if not self._ready(entry, worker, now):
                 continue
             snubs = entry.hold.probes if entry.hold else 0
-            rank = (snubs, len(entry.busy), job != current, job)
+            rank = (snubs, len(entry.busy), job != current, entry.end, job)
             if best is None or rank < best:
                 best = rank
         if best is None or best[:2] != (0, 0):
@@ -437,15 +453,15 @@ class Schedule:
                 job = self._touch(min(free, key=lambda hosts: self._untouched[hosts][0]))
                 self._elsewhere(self._jobs[job], now)
                 return job
-        return best[3] if best is not None else None
+        return best[-1] if best is not None else None
 
     def _touch(self, hosts: Hosts) -> int:
         """Enter the first of the untouched targets with these hosts."""
         queue = self._untouched[hosts]
-        job = queue.popleft()
+        end, job = heapq.heappop(queue)
         if not queue:
             del self._untouched[hosts]
-        self.add(job, hosts, None, (), pinned=False, merge=False)
+        self.add(job, hosts, None, (), pinned=False, merge=False, end=end)
         return job
 
     def _could_ask(self, hosts: Hosts, now: float) -> bool:
@@ -496,7 +512,7 @@ class Schedule:
 
     def _rest(self, now: float) -> Wait | Finished:
         if not (self._active or self._fresh or self._untouched):
-            return Finished()
+            return self._rest_for_links(now)
         active = [self._jobs[job] for job in self._active]
         times = [t for entry in active for t in entry.waiting.values()]
         times += [entry.hold.until for entry in active if entry.hold]
@@ -504,6 +520,33 @@ class Schedule:
         times += [t for traffic in self._traffic.values() for t in traffic.when()]
         later = [t for t in times if t > now]
         return Wait(min(later) if later else None)
+
+    def _rest_for_links(self, now: float) -> Wait | Finished:
+        """Nothing is left but what waits for fresh links."""
+        if not (self._links_may_come and self._paused):
+            return Finished()
+        if self._links_until is None:
+            self._links_until = now + self._patience
+        return Wait(self._links_until) if now < self._links_until else Finished()
+
+    def expect_links(self, may_come: bool) -> None:
+        """Whether paused targets may yet go on: the run then waits for them."""
+        self._links_may_come, self._links_until = may_come, None
+
+    @property
+    def paused(self) -> int:
+        """How many targets wait for fresh links."""
+        return len(self._paused)
+
+    @property
+    def ending(self) -> bool:
+        """Whether any link says when it ends."""
+        return self._ending
+
+    def ahead(self) -> list[tuple[float, int]]:
+        """The targets that are open, with their links' ends, as they will be done."""
+        begun = [(self._jobs[job].end, job) for job in (*self._active, *self._fresh)]
+        return begun + sorted(pair for queue in self._untouched.values() for pair in queue)
 
     def owns(self, worker: int) -> bool:
         """Whether a target waits for this worker alone: it reads the one stream."""
@@ -827,6 +870,7 @@ class Schedule:
             return Ignore()
         entry.state = State.PAUSED
         self._close(work.job)
+        self._paused[work.job] = None
         return Pause()
 
     def _give_up(self, work: Work, error: SegdlError) -> Decision:
@@ -882,6 +926,7 @@ class Schedule:
     def _close(self, job: int) -> None:
         self._active.pop(job, None)
         self._fresh.pop(job, None)
+        self._paused.pop(job, None)
 
 
 def _contradicts(error: SegdlError) -> bool:

@@ -109,15 +109,33 @@ class ShareURL:
     @property
     def signed_headers(self) -> frozenset[str]:
         """The header names that the signature covers, lower case (S3 V4, GCS, OSS V4)."""
+        given = _parameters(self.query)
         for name in ("x-amz-signedheaders", "x-goog-signedheaders", "x-oss-additional-headers"):
-            if value := self._parameters().get(name):
+            if value := given.get(name):
                 return frozenset(value.lower().split(";"))
         return frozenset()
 
     @property
     def ends_at(self) -> float | None:
         """When the URL ends by its own words, in unix seconds, or None if it does not say."""
-        return _end(self._parameters())
+        return self._term.ends
+
+    @property
+    def begins_at(self) -> float | None:
+        """When the URL begins (or was signed), in unix seconds, or None if it does not say."""
+        return self._term.begins
+
+    @property
+    def temporary(self) -> bool:
+        """Whether temporary credentials signed it: it dies with them, before its own end."""
+        return any(_name(p) in _TOKENS for p in self.query.split("&"))
+
+    @property
+    def _term(self) -> _Term:
+        """URLs that were signed together mostly share theirs: the signature, last, says nothing."""
+        common = self._common.query
+        last = _name(common.rpartition("&")[2])
+        return _term(common if last in _SIGNATURES else self.query)
 
     @property
     def name(self) -> str:
@@ -131,10 +149,6 @@ class ShareURL:
             if len(value) >= 8:
                 text = text.replace(value, "***")
         return text
-
-    def _parameters(self) -> dict[str, str]:
-        pairs = (p.partition("=") for p in self.query.split("&"))
-        return {unquote_plus(k).lower(): unquote_plus(v) for k, _, v in pairs}
 
     def __str__(self) -> str:
         return f"{self.origin}{self.path}" + ("?…" if self.query else "")
@@ -279,6 +293,11 @@ def _ascii(text: str) -> str:
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
+def _parameters(query: str) -> dict[str, str]:
+    pairs = (p.partition("=") for p in query.split("&"))
+    return {unquote_plus(k).lower(): unquote_plus(v) for k, _, v in pairs}
+
+
 def _name(parameter: str) -> str:
     return unquote_plus(parameter.partition("=")[0]).lower()
 
@@ -286,9 +305,13 @@ def _name(parameter: str) -> str:
 _SIGNATURES = {
     "x-amz-signature", "x-goog-signature", "x-oss-signature", "signature", "sig", "q-signature",
 }  # fmt: skip
-_SIGNING = _SIGNATURES | {
-    "awsaccesskeyid", "ossaccesskeyid", "accesskeyid", "googleaccessid", "expires", "key-pair-id",
-    "policy", "security-token", "x-cos-security-token", "se", "st", "sp", "sr", "sv", "skoid",
+_TOKENS = {
+    "x-amz-security-token", "x-goog-security-token", "x-oss-security-token", "security-token",
+    "x-cos-security-token", "x-obs-security-token",
+}  # fmt: skip
+_KEYS = {"ossaccesskeyid", "awsaccesskeyid", "accesskeyid", "key-pair-id", "googleaccessid"}
+_SIGNING = _SIGNATURES | _TOKENS | _KEYS | {
+    "expires", "policy", "se", "st", "sp", "sr", "sv", "skoid",
     "sktid", "skt", "ske", "sks", "skv", "sip", "spr",
 }  # fmt: skip
 _SIGNING_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "q-")
@@ -299,46 +322,70 @@ def _signs(name: str) -> bool:
     return name in _SIGNING or name.startswith(_SIGNING_PREFIXES)
 
 
-def _end(query: dict[str, str]) -> float | None:
-    """The end of a URL in every dialect that FIELD_NOTES.md lists."""
+@dataclass(frozen=True, slots=True)
+class _Term:
+    """From when to when a URL is good, in unix seconds; None where it does not say."""
+
+    begins: float | None = None
+    ends: float | None = None
+
+
+@lru_cache(maxsize=64)
+def _term(query: str) -> _Term:
+    """The term of a URL in every dialect that FIELD_NOTES.md lists."""
+    given = _parameters(query)
     for brand in ("x-amz-", "x-goog-", "x-oss-"):
-        start, seconds = _basic_date(query.get(brand + "date")), query.get(brand + "expires", "")
+        start, seconds = _basic_date(given.get(brand + "date")), given.get(brand + "expires", "")
         if start is not None and seconds.isdecimal():
-            return start + int(seconds[:10])
-    keys = ("ossaccesskeyid", "awsaccesskeyid", "accesskeyid", "key-pair-id", "googleaccessid")
-    if any(k in query for k in keys) and query.get("expires", "").isdecimal():
-        return float(query["expires"][:12])
-    if "x-oss-date" not in query and query.get("x-oss-expires", "").isdecimal():
-        return float(query["x-oss-expires"][:12])
-    _, _, cos_end = query.get("q-sign-time", "").partition(";")
+            return _Term(start, start + int(seconds[:10]))
+    if not _KEYS.isdisjoint(given) and given.get("expires", "").isdecimal():
+        return _Term(ends=float(given["expires"][:12]))
+    if "x-oss-date" not in given and given.get("x-oss-expires", "").isdecimal():
+        return _Term(ends=float(given["x-oss-expires"][:12]))
+    cos_start, _, cos_end = given.get("q-sign-time", "").partition(";")
     if cos_end.isdecimal():
-        return float(cos_end[:12])
-    if "sig" in query and "se" in query:
-        return _iso_date(query["se"])
-    return _policy_end(query["policy"]) if "policy" in query else None
+        start = float(cos_start[:12]) if cos_start.isdecimal() else None
+        return _Term(start, float(cos_end[:12]))
+    if "sig" in given and "se" in given:
+        return _azure_term(given)
+    return _policy_term(given["policy"]) if "policy" in given else _Term()
+
+
+def _azure_term(given: dict[str, str]) -> _Term:
+    """A SAS is good no longer than the user's key that signed it, where one did (`skt`, `ske`)."""
+    starts = [t for name in ("st", "skt") if (t := _iso_date(given.get(name))) is not None]
+    ends = [t for name in ("se", "ske") if (t := _iso_date(given.get(name))) is not None]
+    return _Term(max(starts, default=None), min(ends, default=None))
+
+
+_BASIC_DATE = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
 
 
 def _basic_date(text: str | None) -> float | None:
-    try:
-        return datetime.strptime(text or "", "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
-    except ValueError:
-        return None
+    return _iso_date(text) if _BASIC_DATE.fullmatch(text or "") else None
 
 
-def _iso_date(text: str) -> float | None:
+def _iso_date(text: str | None) -> float | None:
     try:
-        when = datetime.fromisoformat(text)
+        when = datetime.fromisoformat(text or "")
     except ValueError:
         return None
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 
-def _policy_end(policy: str) -> float | None:
+def _policy_term(policy: str) -> _Term:
     """CloudFront's policy: base64 with `-_~` for `+=/`, JSON within."""
     try:
         text = base64.b64decode(policy.translate(str.maketrans("-_~", "+=/")))
-        statement = json.loads(text)["Statement"][0]
-        end = float(statement["Condition"]["DateLessThan"]["AWS:EpochTime"])
-    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
+        condition = json.loads(text)["Statement"][0]["Condition"]
+        return _Term(_moment(condition, "DateGreaterThan"), _moment(condition, "DateLessThan"))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return _Term()
+
+
+def _moment(condition: dict[str, dict[str, float]], bound: str) -> float | None:
+    try:
+        moment = float(condition[bound]["AWS:EpochTime"])
+    except (ValueError, LookupError, TypeError, OverflowError):
         return None
-    return end if math.isfinite(end) else None
+    return moment if math.isfinite(moment) else None

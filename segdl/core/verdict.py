@@ -112,7 +112,7 @@ def _stale(ask: Ask, replaced: str, what: str, status: int | None = None) -> Sta
 def _quota(head: Head, now: float) -> Quota | None:
     if not any("ratelimit" in name for name, _ in head.headers):
         return None
-    there = _http_date(head.get("date"))
+    there = http_date(head.get("date"))
     return read_quota(head.headers, now if there is None else there)
 
 
@@ -235,7 +235,7 @@ def _modified(head: Head) -> str | None:
     """`Last-Modified`, where it is a strong validator: older than `Date` (RFC 9110, 8.8.2.2)."""
     if strong_etag(head.get("etag")):
         return None
-    modified, date = _http_date(head.get("last-modified")), _http_date(head.get("date"))
+    modified, date = http_date(head.get("last-modified")), http_date(head.get("date"))
     if modified is None or date is None or modified >= date - 1:
         return None
     return head.get("last-modified")
@@ -278,7 +278,7 @@ def refusal(ask: Ask, head: Head, now: float) -> SegdlError:
     Times are compared by the server's own clock, where its answer tells it.
     """
     complaint = read_complaint(head.excerpt)
-    date = _http_date(head.get("date"))
+    date = http_date(head.get("date"))
     there = now if date is None else date
     words = str(complaint).removeprefix(str(head.status)).strip()  # nginx's title repeats it
     said = f"{head.status} {words}".strip()
@@ -297,7 +297,11 @@ def refusal(ask: Ask, head: Head, now: float) -> SegdlError:
         return because(UnreachableError, f"the proxy wants other credentials: {said}")
     if head.status in (400, 401, 403) and _expired(ask, complaint, there):
         message = f"the link has expired ({said}): get a fresh manifest"
-        return because(ExpiredError, message + _skewed(now - there))
+        expired = ExpiredError(
+            message + _skewed(now - there), status=head.status, code=code, request_id=request_id
+        )
+        expired.ends_at, expired.server_time = ask.ends_at, date
+        return expired
     if head.status == 403 and ask.proven and complaint.code not in _UNMISTAKABLE:
         return because(TransientError, f"the server refuses a link that worked: {said}")
     if head.status in (404, 410):
@@ -337,11 +341,12 @@ def retry_after(text: str | None, now: float) -> float | None:
         return None
     if re.fullmatch(r"\d+", text.strip(), re.ASCII):
         return min(float(text), LONGEST_WAIT)
-    when = _http_date(text)
+    when = http_date(text)
     return None if when is None else min(max(when - now, 0.0), LONGEST_WAIT)
 
 
-def _http_date(text: str | None) -> float | None:
+def http_date(text: str | None) -> float | None:
+    """Unix seconds, of a header's date in any of HTTP's forms; None if it is none."""
     try:
         when = parsedate_to_datetime(text or "")
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()

@@ -29,6 +29,7 @@ from segdl.core.manifest import Manifest, Target
 from segdl.core.options import KIB, MIB, Options, RateLimit
 from segdl.core.pace import Bucket, Crowd
 from segdl.core.report import LeftOut, Receipt
+from segdl.core.runway import last_end
 from segdl.core.schedule import (
     Again,
     Decision,
@@ -48,6 +49,7 @@ from segdl.core.urls import ShareURL
 from segdl.edges.parts import Part
 from segdl.engine.aid import Aid, Assist
 from segdl.engine.delivery import Delivery
+from segdl.engine.outlook import LinksWanted, Outlook
 from segdl.engine.tally import Tally
 from segdl.engine.task import Task
 
@@ -90,6 +92,7 @@ class Desk:
         self._delivery = delivery
         self._emit = emit
         lock = threading.RLock()
+        self.outlook = Outlook(lock, self._schedule, self.targets, self.tasks, self.tally, emit)
         self._change = threading.Condition(lock)
         self._due = threading.Condition(lock)  # there is something to merge, or the end
         self._bucket = Bucket()
@@ -107,7 +110,8 @@ class Desk:
 
     def expect(self, number: int) -> None:
         """Put a target into the schedule of which nothing is known to be on disk."""
-        self._schedule.expect(number, _hosts(self.targets[number].urls))
+        urls = self.targets[number].urls
+        self._schedule.expect(number, _hosts(urls), last_end(urls))
 
     def enter(self, number: int, task: Task) -> None:
         """Put a target into the schedule that an index is there for."""
@@ -121,6 +125,7 @@ class Desk:
             pinned=task.pin is not None,
             merge=True,
             epoch=task.epoch,
+            end=last_end(task.urls),
         )
 
     def deliver_before(self, number: int, receipt: Receipt) -> None:
@@ -279,7 +284,8 @@ class Desk:
         return self._fixed or self._crowd.allowed
 
     def look(self) -> None:
-        """Judge whether more connections bring more, and which of them lag. Called now and then."""
+        """Judge whether more connections bring more, which of them lag, and whether the links
+        last. Called now and then."""
         with self._change:
             now, before = time.monotonic(), self.allowed
             worked = sum(self._worked.values())
@@ -287,6 +293,7 @@ class Desk:
                 self._change.notify_all()
             if not self._is_limited():  # else segdl itself holds them back
                 self._aid.look(now, self.busy)
+        self.outlook.look(now, self.landed, len(self.busy), self.allowed)
 
     def streaming(self, worker: int, window: Part) -> None:
         """A worker's bytes go into `window` from now on."""
@@ -578,7 +585,9 @@ class Desk:
 
     def _pause_target(self, job: int, error: SegdlError) -> None:
         path = self.targets[job].path
-        self.failures[job] = error
+        self.failures[job] = error.with_traceback(None)  # all may pause: none may cost a stack
+        if (task := self.tasks.get(job)) is not None and task.blank:
+            del self.tasks[job]
         self._emit(
             events.UrlExpired(target=path, message=error.message, request_id=error.request_id)
         )
@@ -646,9 +655,24 @@ class Desk:
                 other = fresh.get(target.path)
                 if other is not None and job not in self.receipts:
                     taken += self._renew(job, target, other)
-            self._schedule.replace_untouched(lambda job: _hosts(self.targets[job].urls))
+            self._schedule.replace_untouched(
+                lambda job: _hosts(self.targets[job].urls),
+                lambda job: last_end(self.targets[job].urls),
+            )
+            self.outlook.renewed()
             self._notify_all()
         return taken
+
+    def expect_links(self, may_come: bool) -> None:
+        """Whether somebody gets fresh links when they are wanted: paused targets then keep the run
+        alive, with nothing else left to do for as long as patience lasts."""
+        with self._change:
+            self._schedule.expect_links(may_come)
+            self._notify_all()
+
+    def links_wanted(self) -> LinksWanted | None:
+        """Whether the order needs fresh links now. Cheap, and nothing follows from asking."""
+        return self.outlook.wanted()
 
     def _renew(self, job: int, target: Target, other: Target) -> bool:
         task = self.tasks.get(job)
@@ -658,7 +682,7 @@ class Desk:
         self.targets[job] = replace(target, urls=other.urls)
         if task is not None:
             task.renew(other.urls)
-        resumed = self._schedule.replace_hosts(job, _hosts(other.urls))
+        resumed = self._schedule.replace_hosts(job, _hosts(other.urls), last_end(other.urls))
         if resumed:
             del self.failures[job]
         elif job in self.failures:

@@ -9,15 +9,16 @@ import os
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 
 from segdl.core import events
 from segdl.core.errors import ExitCode, SegdlError, disk_error
 from segdl.core.manifest import Manifest, Target
 from segdl.core.options import Options
+from segdl.core.pace import Rate
 from segdl.core.plan import segment_size
 from segdl.core.report import Failure, Receipt, Report
+from segdl.core.runway import last_end
 from segdl.edges.index import read_index
 from segdl.edges.transport import Reach
 from segdl.edges.workspace import Workspace, work_name
@@ -63,7 +64,7 @@ class Order:
         self._workers: list[Worker] = []
         self._mergers: list[Merger] = []
         self._left = 0  # threads that are done, with all their events delivered
-        self._rates: deque[tuple[float, int]] = deque()
+        self._rate = Rate(_RATE_OVER)
 
     def run(self, receipts: Mapping[str, Receipt], control: Control) -> Report:
         """Deliver what is not delivered yet. Raises UsageError for what no server could be reached
@@ -89,7 +90,8 @@ class Order:
 
     def _prepare(self, receipts: Mapping[str, Receipt]) -> None:
         under_way = self._workspace.under_way()
-        before = []
+        before: list[Receipt] = []
+        tasks: dict[int, Task] = {}
         for number, target in enumerate(self._targets):
             begun = bool(under_way) and work_name(target.path) in under_way
             try:
@@ -100,11 +102,13 @@ class Order:
                     if begun:  # a crash came between the receipt and the clean-up
                         self._workspace.remove_work(target.path)
                 elif begun:
-                    self._desk.enter(number, self._begun(target))
+                    tasks[number] = self._begun(target)
                 else:
                     self._desk.expect(number)
             except OSError as error:
                 self._failed[number] = disk_error(error)
+        for number in sorted(tasks, key=lambda number: last_end(self._targets[number].urls)):
+            self._desk.enter(number, tasks[number])
         self._before = frozenset(receipt.path for receipt in before)
         tally, held = self._desk.tally, self._desk.present()
         self._listener(
@@ -209,17 +213,10 @@ class Order:
         return events.Progress(
             bytes=self._desk.present(),
             total=self._desk.tally.total,
-            rate=round(self._rate(now)),
+            rate=round(self._rate.look(now, self._desk.landed)),
             connections=len(self._desk.busy),
             in_flight={t.target.path: (t.present(), t.layout.size) for t in tasks},
         )
-
-    def _rate(self, now: float) -> float:
-        self._rates.append((now, self._desk.landed))
-        while len(self._rates) > 2 and self._rates[1][0] <= now - _RATE_OVER:
-            self._rates.popleft()
-        since, before = self._rates[0]
-        return (self._desk.landed - before) / (now - since) if now > since else 0.0
 
     # -- after -------------------------------------------------------------------------------------
 

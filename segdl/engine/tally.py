@@ -15,6 +15,7 @@ class Tally:
         self.delivered = 0
         sizes = [target.size for target in targets if target.size is not None]
         self._known = sum(sizes)
+        self._told = len(sizes)
         self._unknown = len(targets) - len(sizes)  # in the manifest
         self._learned: dict[int, int] = {}  # of those, by the target's number
 
@@ -22,6 +23,12 @@ class Tally:
         """A target's size, told by an answer or a receipt."""
         if target.size is None and size is not None:
             self._learned[number] = size
+
+    @property
+    def typical(self) -> float:
+        """The mean size of the targets whose size is known; 0 where none is."""
+        known = self._known + sum(self._learned.values())
+        return known / max(self._told + len(self._learned), 1)
 
     @property
     def total(self) -> int | None:

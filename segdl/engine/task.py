@@ -225,6 +225,11 @@ class Task:
             return self._files
 
     @property
+    def blank(self) -> bool:
+        """Whether nothing is known of the target, and nothing of it is on disk."""
+        return self.pin is None and self._files is None and not (self._begun or self.epoch)
+
+    @property
     def draft(self) -> bool:
         """Whether the target is written to a file without a name, in one go."""
         files = self._files

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from segdl.core.errors import (
     BrokenError,
+    ExpiredError,
     MisansweredError,
     NoRangesError,
     SegdlError,
@@ -174,14 +175,18 @@ class Worker(threading.Thread):
     def _open(self, task: Task, work: Fetch, url: ShareURL, start: int, stop: int) -> Answer:
         if self._interrupted():
             raise Dropped
+        self._desk.outlook.check(url)
         ask = task.ask(start, max(stop, start + 1), work.mirror)
         try:
             answer = self._connection.open(url, ask)
         except SegdlError as error:
+            if isinstance(error, ExpiredError):
+                self._desk.outlook.refused(url, error)
             if self._interrupted():
                 raise Dropped from None
             raise self._reconsidered(task, error) from None
         self._answered(task, work, answer)
+        self._desk.outlook.answered(url, answer)
         if answer.accepted.whole and not work.probe:
             answer.close()
             raise self._reconsidered(task, NoRangesError("the server ignores Range"))

@@ -33,7 +33,7 @@ from segdl.core.errors import (
 from segdl.core.options import Endpoint
 from segdl.core.ranges import range_header
 from segdl.core.urls import ShareURL, URLProblem, redirect
-from segdl.core.verdict import Accepted, Ask, Head, judge
+from segdl.core.verdict import Accepted, Ask, Head, http_date, judge
 from segdl.edges.transport.wire import Body, LookupFailed, TLSRejected, WireTransport
 from segdl.version import VERSION
 
@@ -153,6 +153,11 @@ class Answer:
             if isinstance(error, TimeoutError):
                 raise
             raise BrokenError("the connection broke in the middle of the body") from None
+
+    @property
+    def date(self) -> float | None:
+        """When the server gave it, in unix seconds by its own clock, if it said so."""
+        return http_date(self._response.headers.get("date"))
 
     @property
     def framed(self) -> bool:
