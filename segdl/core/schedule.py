@@ -440,7 +440,8 @@ class Schedule:
             self._wake(entry, now)
             if not self._ready(entry, worker, now):
                 continue
-            snubs = entry.hold.probes if entry.hold else 0
+            doubted = entry.doubts and entry.host not in self._holds  # soon: it tells much
+            snubs = entry.hold.probes if entry.hold and not doubted else 0
             rank = (snubs, len(entry.busy), job != current, entry.end, job)
             if best is None or rank < best:
                 best = rank
