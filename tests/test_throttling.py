@@ -417,7 +417,7 @@ def test_many_small_files_past_a_server_with_room_for_four(case: Case) -> None:
     case.server.script(EVERY_PATH, room)
     run = case.run(connections=8, patience=60.0)
     assert run.code is ExitCode.DONE, [str(f.error) for f in run.report.failures]
-    assert room.refused <= 40
+    assert room.refused < 60  # of 60 that are served
 
 
 def test_a_403_that_is_meant_costs_two_more_requests_at_most(case: Case) -> None:

@@ -705,9 +705,10 @@ class Schedule:
         return self._give_up(work, error)
 
     def _crowd(self, host: str, error: BusyError, now: float) -> None:
-        """A 429 is about others; a 503 is, if there are others whom the host serves."""
+        """A 429 is about others, and S3's SlowDown; a 503 is, if the host serves others."""
         traffic = self._traffic[host]
-        if error.status == 429 or (error.status == 503 and traffic.served):
+        too_many = error.status == 429 or (error.code or "").startswith("SlowDown")
+        if too_many or (error.status == 503 and traffic.served):
             traffic.refused(now)
 
     def _crowded(self, work: Fetch, entry: Job, error: TransientError, now: float) -> Decision:
