@@ -30,6 +30,7 @@ from segdl.core.errors import (
 from segdl.core.pace import PROBE_WAITS
 from segdl.core.schedule import (
     DENIALS,
+    MEANT,
     RESTARTS,
     STRIKES,
     Again,
@@ -353,7 +354,7 @@ FAILURES: list[tuple[SegdlError, type[Decision], type[Decision], bool]] = [
     (busy(),                      Again,      Again,       True),
     (digest_error(),              Again,      Again,       True),
     (SizeError("longer"),         Again,      Again,       True),
-    (StaleError("another"),       Restart,    Restart,     False),
+    (StaleError("another"),       Restart,    Again,       True),
     (NoRangesError("whole"),      Again,      Again,       False),
     (ExpiredError("over"),        Pause,      Again,       True),
     (RefusedError("404"),         GiveUp,     Again,       True),
@@ -409,10 +410,12 @@ def test_tries_of_one_segment_are_not_another_s() -> None:
         assert type(plan.settle(taken(plan, number), number, BrokenError("cut"), now)) is Again
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_link_that_is_refused_to_the_end_needs_another_link(status: int) -> None:
-    plan = with_job(1, retries=0)
-    decision = plan.settle(taken(plan), 0, TransientError("limited", status=status), 0.0)
+@pytest.mark.parametrize(("status", "times"), [(401, 1), (403, MEANT)])
+def test_a_link_that_is_refused_to_the_end_needs_another_link(status: int, times: int) -> None:
+    plan, error = with_job(1, retries=0), TransientError("limited", status=status)
+    for number in range(times):
+        decision = plan.settle(taken(plan, 0, number * 60.0), 0, error, number * 60.0)
+        assert isinstance(decision, GiveUp) == (number == times - 1)
     assert isinstance(decision, GiveUp)
     assert type(decision.error) is RefusedError
 
@@ -551,7 +554,7 @@ def test_fresh_mirrors_have_refused_nothing() -> None:
     plan.replace_hosts(0, ("a", "b"))
     work = taken(plan)
     assert work.mirror == 0
-    assert plan.settle(work, 0, RefusedError("404"), 0.0) == Again(0.0)
+    assert plan.settle(work, 0, RefusedError("404"), 0.0) == Again(0.0, left="a")
 
 
 def test_a_failed_target_is_taken_up_again_with_all_its_segments() -> None:

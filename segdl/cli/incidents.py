@@ -10,6 +10,7 @@ from segdl.core.complaint import printable
 from segdl.core.events import (
     Event,
     LinksRefreshed,
+    MirrorLeft,
     RefreshFailed,
     Retry,
     TargetFailed,
@@ -38,6 +39,9 @@ class Incidents:
             case Throttled() if self._new(event.host, "throttled"):
                 again = f"asked again in {wording.span(event.wait)}"
                 return f"waiting for {printable(event.host)}: {printable(event.message)}, {again}"
+            case MirrorLeft() if self._new(event.host, event.cause):
+                why = _said(event.message, event.request_id)
+                return f"left mirror {printable(event.host)} for {event.target}: {why}"
             case UrlExpiring() if self._new("", "expiring"):
                 return _expiring(event)
             case UrlExpired():

@@ -102,6 +102,15 @@ def _readable(text: str) -> str:
         raise ValueError(f"{text[:80]!r} cannot be read ({error.strerror})") from None
 
 
+def _certificate(text: str) -> str:
+    """A client certificate; `FILE:PASSWORD`, as curl has it, is refused and not repeated."""
+    name, colon, _ = text.partition(":")
+    if colon and not _path(text).exists():
+        _readable(name)
+        raise ValueError(f"{name[:80]!r} is followed by a password: give a key that needs none")
+    return _readable(text)
+
+
 TABLE: tuple[Setting, ...] = (
     Setting("output", "DIR", "where files go; else ./<order name>/, or here", _path, "-o"),
     Setting("overwrite", "", "replace files that are there with other content", _flag,
@@ -130,6 +139,9 @@ TABLE: tuple[Setting, ...] = (
             knob="allow_env"),
     Setting("ca-file", "FILE", "trust these certificates, not the system's", _readable,
             knob="ca_file"),
+    Setting("cert", "FILE", "client certificate in PEM (its key: --key FILE)",
+            _certificate, knob="cert"),
+    Setting("key", "FILE", argparse.SUPPRESS, _readable, knob="key"),
     Setting("proxy", "URL", "go through this proxy", parse_proxy, knob="proxy"),
     Setting("connect-to", "H:P:H:P", "connect elsewhere for a host and port, as curl",
             parse_connect_to, many=True, knob="connect_to"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from segdl.cli import wording
 from segdl.core.complaint import printable
 from segdl.core.errors import ExitCode, ExpiredError, StoppedError
-from segdl.core.report import Failure, Grade, Receipt, Report
+from segdl.core.report import Failure, Grade, LeftOut, Receipt, Report
 
 SHOWN = 20  # failures that are told in full
 
@@ -23,6 +23,7 @@ def summary(report: Report, manifest: str, output: Path) -> Iterator[str]:
     if report.receipts:
         yield "Proof: " + ", ".join(_proofs(report.receipts))
     yield from _not_resumable(report.receipts)
+    yield from map(_left_out, report.left_out[:SHOWN])
     yield from _failures(report)
     if step := next_step(report.exit_code, manifest, output):
         yield step
@@ -67,6 +68,12 @@ def _not_resumable(receipts: tuple[Receipt, ...]) -> Iterator[str]:
     if paths:
         more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
         yield f"Their server cannot resume: {', '.join(paths[:3])}{more}"
+
+
+def _left_out(mirror: LeftOut) -> str:
+    more = f" and {mirror.targets - 1} more" if mirror.targets > 1 else ""
+    why = printable(mirror.message, 200)
+    return f"Mirror {printable(mirror.host)} was left out for {mirror.path}{more}: {why}"
 
 
 def _failures(report: Report) -> Iterator[str]:

@@ -177,9 +177,13 @@ class ExpiredError(SegdlError):
 
 
 class RefusedError(SegdlError):
-    """The server refuses this URL, or has nothing there (401, 403, 404, 410, …)."""
+    """The server refuses this URL, or has nothing there (401, 403, 404, 410, …).
+
+    `doubtful` is set where a server may say so when it means "too many at once".
+    """
 
     exit_code = ExitCode.LINKS
+    doubtful = False
 
 
 class ContentError(SegdlError):

@@ -100,6 +100,19 @@ class Throttled(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorLeft(Event):
+    """A target has done with one of its mirrors, which refuses or has another object, and goes on
+    with another."""
+
+    event: ClassVar[str] = "mirror_left"
+    target: str
+    host: str
+    cause: str
+    message: str
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UrlExpiring(Event):
     """At the rate that is measured, a target will outlive its share URLs."""
 

@@ -192,6 +192,8 @@ class Options:
     shard: tuple[int, int] | None = None  # (I, N)
     allow_env: tuple[str, ...] = ()  # variables that the manifest may use beside SEGDL_VAR_*
     ca_file: str | None = None
+    cert: str | None = None  # a client certificate, in PEM
+    key: str | None = None  # its key, where that is in a file of its own
     proxy: str | None = field(default=None, repr=False)  # may hold credentials
     connect_to: tuple[tuple[Endpoint, Endpoint], ...] = ()
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)

@@ -46,6 +46,17 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A mirror's host that targets have done with, for one reason."""
+
+    host: str
+    cause: str
+    message: str  # of the first of them
+    path: str  # the first of them
+    targets: int  # how many there are
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A target that was not delivered, and why."""
 
@@ -73,6 +84,7 @@ class Report:
     seconds: float
     skipped: frozenset[str] = field(default_factory=frozenset)  # paths that were there already
     stopped: ExitCode | None = None  # the run was stopped from outside
+    left_out: tuple[LeftOut, ...] = ()  # mirrors
 
     @property
     def exit_code(self) -> ExitCode:

@@ -13,6 +13,8 @@ different files at once. Only when every job has a worker do further ones help, 
 - A failed try waits in its job until its time; a busy host is held back once for all workers, and
   then asked with one probe at a time. The job that met it is held back too, and asked for last: a
   host that answers only for others must not be taken to be down.
+- Of a target's mirrors the fastest is asked (`core.mirrors`); one that is held back, or has another
+  object, is left for the next. How many requests a host takes at once is `core.traffic`'s to say.
 - `settle` sorts every failure by what to do next, and says what it decided.
 - What needs no connection (looking at what is on disk, merging, delivering) is handed out apart, by
   `take_merge`: one thread at a time for a target, so that no connection waits for a digest.
@@ -27,7 +29,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from math import inf
 
@@ -39,15 +41,20 @@ from segdl.core.errors import (
     NoRangesError,
     RefusedError,
     SegdlError,
+    SizeError,
     StaleError,
     TransientError,
     UnreachableError,
 )
+from segdl.core.mirrors import STAY, Mirrors
 from segdl.core.pace import backoff, probe_wait
+from segdl.core.traffic import Quota, Traffic
 
 STRIKES = 3  # times that content may be wrong before it is believed to be what the server has
 DENIALS = 3  # whole answers to a range before what is held is given up for one stream
 _STREAM = -2  # the key of a one-stream target's tries: they are the target's, not a segment's
+MEANT = 6  # refusals in a row, over more than a minute, before a link that worked is given up
+DOUBTED = 2  # refusals of a link that others got past, before it is believed to be meant
 RESTARTS = 5  # times that an object may be replaced during one run
 
 
@@ -91,10 +98,12 @@ Hosts = tuple[str, ...]  # a host for each mirror
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Try it again in `wait` seconds; `host` is set if the whole host is held back."""
+    """Try it again in `wait` seconds; `host` is set if the whole host is held back, `left` if it is
+    tried at another mirror, and the target has done with the one of this name."""
 
     wait: float
     host: str | None = None
+    left: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +200,12 @@ class Job:
     issue: int = 0
     end: float = inf  # of its last link, in unix seconds
     mirror: int = 0
-    refused: set[int] = field(default_factory=set)  # mirrors that have refused
+    refused: set[int] = field(default_factory=set)  # mirrors that are of no use
+    astray: set[int] = field(default_factory=set)  # of those, which have another object
+    stays: float = 0.0  # with its mirror, until then
     hold: Hold | None = None  # until the host answers for this job
     restarts: int = 0
+    doubts: int = 0  # refusals that may not have been meant
     denials: int = 0
     owner: int | None = None  # the worker that reads the one stream
     stream: bool = False  # the server ignores ranges
@@ -226,6 +238,10 @@ class Schedule:
         self._due: dict[int, None] = {}  # to be merged, and nobody is at it
         self._paused: dict[int, None] = {}
         self._holds: dict[str, Hold] = {}
+        self._traffic: dict[str, Traffic] = {}
+        self._served: dict[int, str] = {}  # workers that a host gives what they asked for
+        self._mirrors = Mirrors()
+        self.mirrored = False  # there is a target with several mirrors
         self._ending = False  # some link says when it ends
         self._links_may_come = False
         self._links_until: float | None = None  # how long they are waited for, with nothing else
@@ -236,6 +252,7 @@ class Schedule:
         """Enter a target that nothing is known of yet: its first answer will tell. `end` is that
         of its last link, in unix seconds."""
         self._ending = self._ending or end < inf
+        self.mirrored = self.mirrored or len(hosts) > 1
         heapq.heappush(self._untouched.setdefault(hosts, []), (end, job))
 
     def add(
@@ -250,6 +267,7 @@ class Schedule:
         missing = Missing.without(max(count or 0, least), set(held))
         entry = self._jobs[job] = Job(hosts, missing, count, pinned=pinned, epoch=epoch, end=end)
         self._ending = self._ending or end < inf
+        self.mirrored = self.mirrored or len(hosts) > 1
         self._fresh[job] = None
         if merge:
             self._want_merge(job, entry)
@@ -287,7 +305,9 @@ class Schedule:
         entry.hosts, entry.mirror, entry.hold, entry.end = hosts, 0, None, end
         self._ending = self._ending or end < inf
         entry.refused.clear()
+        entry.astray.clear()
         entry.issue += 1
+        self.mirrored = self.mirrored or len(hosts) > 1
         if entry.state is not State.PAUSED:
             return False
         self._open(job)
@@ -299,6 +319,7 @@ class Schedule:
         entry.tries.clear()
         entry.strikes.clear()
         entry.refused.clear()
+        entry.astray.clear()
         entry.restarts, entry.hold = 0, None
         self._open(job)
         if entry.pinned:
@@ -322,14 +343,69 @@ class Schedule:
             return self._rest(now)
         entry = self._jobs[chosen]
         self._start(chosen, entry)
-        if (hold := self._holds.get(entry.host)) is not None:
-            hold.probing = worker
         segment = entry.missing.pop()
         entry.busy[segment] = worker
+        mirror = self._pick(entry, now) if len(entry.hosts) > 1 else entry.mirror
+        host = entry.hosts[mirror]
+        if (hold := self._holds.get(host)) is not None:
+            hold.probing = worker
+        self._begin(host, now)
         return Fetch(
-            chosen, segment, entry.epoch, entry.mirror,
-            probe=not entry.pinned, host=entry.host, issue=entry.issue,
+            chosen, segment, entry.epoch, mirror,
+            probe=not entry.pinned, host=host, issue=entry.issue,
         )  # fmt: skip
+
+    def _begin(self, host: str, now: float) -> None:
+        traffic = self._traffic.get(host)
+        if traffic is None:
+            traffic = self._traffic[host] = Traffic()
+        traffic.begin(now)
+
+    def _pick(self, entry: Job, now: float) -> int:
+        """The mirror for a segment that was just taken: the target's own, a faster one where the
+        target moves to from now on, or one that is tried with this segment alone."""
+        if entry.stream:
+            return entry.mirror
+        others = [n for n in self._useful(entry) if entry.hosts[n] != entry.host]
+        if entry.missing or self._fresh or self._untouched:  # else it would be waited for
+            for n in others:
+                if self._mirrors.is_due(entry.hosts[n], now) and self._may_try(n, entry, now):
+                    self._mirrors.tried(entry.hosts[n], now)
+                    return n
+        if now >= entry.stays:
+            free = [n for n in others if self._is_open(entry.hosts[n], now)]
+            best = self._mirrors.best(entry.hosts, entry.mirror, free)
+            if best != entry.mirror:
+                entry.mirror, entry.hold, entry.stays = best, None, now + STAY
+        return entry.mirror
+
+    def _may_try(self, mirror: int, entry: Job, now: float) -> bool:
+        """A host that is held back is tried only while others are at work, and go on."""
+        host = entry.hosts[mirror]
+        return self._is_free(host, now) and (host not in self._holds or bool(self._served))
+
+    @staticmethod
+    def _useful(entry: Job) -> list[int]:
+        return [n for n in range(len(entry.hosts)) if n not in entry.refused]
+
+    def helper(self, work: Fetch, now: float) -> Fetch | None:
+        """The same work for another worker, at the mirror that is best for it; None if no host
+        takes another request now. To be given back by `helped`."""
+        entry = self._jobs[work.job]
+        free = [n for n in self._useful(entry) if self._is_open(entry.hosts[n], now)]
+        mirror = self._mirrors.best(entry.hosts, work.mirror, free) if work.mirror in free else None
+        if mirror is None and (mirror := self._mirrors.fastest(entry.hosts, free)) is None:
+            return None
+        self._begin(entry.hosts[mirror], now)
+        return replace(work, mirror=mirror, host=entry.hosts[mirror], issue=entry.issue)
+
+    def helped(self, work: Fetch, worker: int) -> None:
+        """What `helper` gave is over."""
+        self._traffic[work.host].end(served=self._served.pop(worker, None) is not None)
+
+    def measured(self, host: str, now: float, count: int, seconds: float) -> None:
+        """A host's connection brought `count` bytes in `seconds`."""
+        self._mirrors.measured(host, now, count, seconds)
 
     def take_merge(self) -> Merge | None:
         """The next target to merge, which is nobody else's until `done`."""
@@ -364,7 +440,8 @@ class Schedule:
             self._wake(entry, now)
             if not self._ready(entry, worker, now):
                 continue
-            snubs = entry.hold.probes if entry.hold else 0
+            doubted = entry.doubts and entry.host not in self._holds  # soon: it tells much
+            snubs = entry.hold.probes if entry.hold and not doubted else 0
             rank = (snubs, len(entry.busy), job != current, entry.end, job)
             if best is None or rank < best:
                 best = rank
@@ -375,7 +452,7 @@ class Schedule:
             free = [hosts for hosts in self._untouched if self._could_ask(hosts, now)]
             if free:
                 job = self._touch(min(free, key=lambda hosts: self._untouched[hosts][0]))
-                self._elsewhere(self._jobs[job])
+                self._elsewhere(self._jobs[job], now)
                 return job
         return best[-1] if best is not None else None
 
@@ -389,11 +466,18 @@ class Schedule:
         return job
 
     def _could_ask(self, hosts: Hosts, now: float) -> bool:
-        return self._is_free(hosts[0], now) or any(host not in self._holds for host in hosts)
+        return any(self._is_free(host, now) for host in hosts)
 
     def _is_free(self, host: str, now: float) -> bool:
-        hold = self._holds.get(host)
-        return hold is None or (hold.probing is None and now >= hold.until)
+        """Whether a host may be asked now, be it with the one probe."""
+        hold, traffic = self._holds.get(host), self._traffic.get(host)
+        if hold is not None and (hold.probing is not None or now < hold.until):
+            return False
+        return traffic is None or traffic.is_free(now)
+
+    def _is_open(self, host: str, now: float) -> bool:
+        """Whether a host may be asked now, as one that is up."""
+        return host not in self._holds and self._is_free(host, now)
 
     def _ready(self, entry: Job, worker: int, now: float) -> bool:
         if not entry.missing:
@@ -404,7 +488,7 @@ class Schedule:
             return False
         if entry.stream and (entry.busy or entry.owner not in (None, worker)):
             return False
-        self._elsewhere(entry)
+        self._elsewhere(entry, now)
         if entry.hold is not None and now < entry.hold.until:
             return False
         return self._is_free(entry.host, now)
@@ -415,13 +499,17 @@ class Schedule:
             del entry.waiting[segment]
             entry.missing.add(segment)
 
-    def _elsewhere(self, entry: Job) -> None:
-        """Move a job whose host is held back to a mirror that is not, and has not refused."""
-        if len(entry.hosts) > 1 and entry.host in self._holds:
-            left = (n for n in range(len(entry.hosts)) if n not in entry.refused)
-            free = next((n for n in left if entry.hosts[n] not in self._holds), None)
-            if free is not None:
-                entry.mirror, entry.hold = free, None
+    def _elsewhere(self, entry: Job, now: float) -> None:
+        """Move a job whose host is held back to a mirror that is up, and of use; if there is none,
+        to one that may be probed now."""
+        if len(entry.hosts) == 1 or self._is_open(entry.host, now):
+            return
+        useful = self._useful(entry)
+        up = [n for n in useful if self._is_open(entry.hosts[n], now)]
+        if not up and not self._is_free(entry.host, now):
+            up = [n for n in useful if self._is_free(entry.hosts[n], now)]
+        if (found := self._mirrors.fastest(entry.hosts, up)) is not None:
+            entry.mirror, entry.hold = found, None
 
     def _rest(self, now: float) -> Wait | Finished:
         if not (self._active or self._fresh or self._untouched):
@@ -430,6 +518,7 @@ class Schedule:
         times = [t for entry in active for t in entry.waiting.values()]
         times += [entry.hold.until for entry in active if entry.hold]
         times += [h.until for h in self._holds.values() if h.probing is None]
+        times += [t for traffic in self._traffic.values() for t in traffic.when()]
         later = [t for t in times if t > now]
         return Wait(min(later) if later else None)
 
@@ -476,16 +565,24 @@ class Schedule:
         entry = self._jobs.get(work.job)
         return entry is not None and entry.state is not State.OVER and entry.epoch == work.epoch
 
-    def answered(self, work: Fetch, worker: int) -> None:
-        """The host gave an answer that was believed.
+    def answered(
+        self, work: Fetch, worker: int, quota: Quota | None = None, now: float = 0.0
+    ) -> float | None:
+        """The host gave an answer that was believed. Returns the seconds between two requests, if
+        from now on they are fewer by what it said.
 
         Of a host that is held back only the probe's answer counts: others were asked for before.
         """
         if self._unprobe(work, worker):
             del self._holds[work.host]
-        entry = self._entry(work.job)
+        entry, traffic = self._entry(work.job), self._traffic[work.host]
         if self._still(work, entry):
-            entry.hold = None
+            traffic.disguises = traffic.disguises or entry.doubts > 0
+            entry.hold, entry.doubts = None, 0
+        if worker not in self._served:
+            self._served[worker] = work.host
+            return traffic.answered(quota, now)
+        return None
 
     @staticmethod
     def _still(work: Fetch, entry: Job) -> bool:
@@ -509,6 +606,7 @@ class Schedule:
     def done(self, work: Work, worker: int) -> None:
         """The work is over: the segment is held, or the front has moved."""
         self._unprobe(work, worker)  # what was held already has asked nobody
+        self._end(work, worker)
         entry = self._entry(work.job)
         if entry.epoch != work.epoch:
             return
@@ -532,6 +630,7 @@ class Schedule:
     def release(self, work: Work, worker: int) -> None:
         """The work was not done and nothing is wrong with it (a pause, a stop)."""
         self._unprobe(work, worker)
+        self._end(work, worker)
         entry = self._entry(work.job)
         if entry.epoch == work.epoch:
             self._put_back(entry, work)
@@ -573,6 +672,7 @@ class Schedule:
     def settle(self, work: Work, worker: int, error: SegdlError, now: float) -> Decision:
         """What becomes of failed work. The segment has been put back where that is right."""
         held_back = self._unprobe(work, worker)
+        self._end(work, worker)
         entry = self._entry(work.job)
         if not self.current(work):
             if entry.epoch == work.epoch:  # it is over, but may be taken up again
@@ -582,9 +682,16 @@ class Schedule:
             return self._give_up(work, error)
         match error:
             case BusyError():
+                self._crowd(work.host, error, now)
                 return self._busy(work, entry, error, now)
+            case TransientError(status=403):
+                return self._crowded(work, entry, error, now)
+            case RefusedError(doubtful=True) if self._doubts(work, entry):
+                return self._doubted(work, entry, error, now)
             case TransientError():
                 return self._again(work, entry, error, now, held_back)
+            case StaleError() | SizeError() if (other := self._astray(work, entry)) is not None:
+                return other
             case ContentError():
                 return self._strike(work, entry, error, now)
             case StaleError():
@@ -597,28 +704,79 @@ class Schedule:
                 return self._mirror(work, entry) or self._give_up(work, error)
         return self._give_up(work, error)
 
-    def _busy(self, work: Fetch, entry: Job, error: BusyError, now: float) -> Decision:
+    def _crowd(self, host: str, error: BusyError, now: float) -> None:
+        """A 429 is about others, and S3's SlowDown; a 503 is, if the host serves others."""
+        traffic = self._traffic[host]
+        too_many = error.status == 429 or (error.code or "").startswith("SlowDown")
+        if too_many or (error.status == 503 and traffic.served):
+            traffic.refused(now)
+
+    def _crowded(self, work: Fetch, entry: Job, error: TransientError, now: float) -> Decision:
+        """A link that has worked is refused: some say so to whoever asks for too much at once.
+
+        The host takes fewer from now on; it is held back only if it serves nobody.
+        """
+        traffic = self._traffic[work.host]
+        traffic.disguises = True
+        counted = entry.hold is None or now >= entry.hold.until
+        if not traffic.refused(now):
+            decision = self._busy(work, entry, error, now)
+        else:
+            decision = self._snub(work, entry, error, now)
+        if not isinstance(decision, Again) or not counted or not entry.hold:
+            return decision
+        if entry.hold.probes < MEANT:
+            return decision
+        final = _exhausted(error, f"refused {MEANT} times in a row")
+        return self._mirror(work, entry) or self._give_up(work, final)
+
+    def _snub(self, work: Fetch, entry: Job, error: TransientError, now: float) -> Again:
+        """Hold one job back, and not its host."""
         self._put_back(entry, work)
+        if not self._still(work, entry):
+            return Again(0.0)
+        if entry.hold is None or now >= entry.hold.until:  # else it failed with one that counted
+            entry.hold = self._longer(entry.hold, error.retry_after, now)
+        return Again(entry.hold.until - now)
+
+    def _doubts(self, work: Fetch, entry: Job) -> bool:
+        """Whether a first refusal may be the host's way to say that it is too much."""
+        traffic = self._traffic[work.host]
+        return self._still(work, entry) and (
+            traffic.disguises or (traffic.under_way > 0 and entry.doubts < DOUBTED)
+        )
+
+    def _doubted(self, work: Fetch, entry: Job, error: SegdlError, now: float) -> Decision:
+        entry.doubts += 1
+        transient = TransientError(error.message, status=error.status, code=error.code)
+        transient.request_id = error.request_id
+        if self._traffic[work.host].disguises:
+            return self._crowded(work, entry, transient, now)
+        return self._snub(work, entry, transient, now)
+
+    def _busy(self, work: Fetch, entry: Job, error: TransientError, now: float) -> Decision:
+        self._put_back(entry, work)
+        self._mirrors.failed(work.host, now)
         hold = self._holds.get(work.host)
         if hold is not None and now < hold.until:  # others failed with the one that was counted
             hold.until = max(hold.until, now + (error.retry_after or 0.0))
             return Again(hold.until - now, work.host)
-        hold = self._holds[work.host] = self._longer(hold, error, now)
+        hold = self._holds[work.host] = self._longer(hold, error.retry_after, now)
         if now - hold.since >= self._patience:
             return self._forsake(work.host, error)
         if self._still(work, entry):
-            entry.hold = self._longer(entry.hold, error, now)
+            entry.hold = self._longer(entry.hold, error.retry_after, now)
         if entry.hold and now - entry.hold.since >= self._patience:  # the host answers for others
             final = _exhausted(error, "patience is used up")
             return self._mirror(work, entry) or self._give_up(work, final)
         return Again(hold.until - now, work.host)
 
-    def _longer(self, hold: Hold | None, error: BusyError, now: float) -> Hold:
+    def _longer(self, hold: Hold | None, retry_after: float | None, now: float) -> Hold:
         """The hold after one more probe that failed. The last probe goes as patience ends."""
         since, probes = (hold.since, hold.probes + 1) if hold else (now, 1)
         wait = probe_wait(probes) * (0.95 + self._chance() / 20)
         wait = min(wait, max(since + self._patience - now, 0.0))
-        until = now + max(wait, error.retry_after or 0.0)
+        until = now + max(wait, retry_after or 0.0)
         return Hold(since, until, probes, hold.probing if hold else None)
 
     def _forsake(self, host: str, error: SegdlError) -> Decision:
@@ -627,16 +785,20 @@ class Schedule:
         for hosts in [hosts for hosts in self._untouched if hosts[0] == host]:
             while hosts in self._untouched:
                 self._touch(hosts)
-        open_jobs = [j for j in (*self._active, *self._fresh) if self._jobs[j].host == host]
-        ended = tuple(j for j in open_jobs if not self._leave(self._jobs[j], host))
+        jobs = [j for j in (*self._active, *self._fresh) if self._needs(self._jobs[j], host)]
+        ended = tuple(j for j in jobs if not self._leave(self._jobs[j], host))
         for job in ended:
             self.over(job)
         return GiveUp(ended, _exhausted(error, "patience is used up"))
 
+    def _needs(self, entry: Job, host: str) -> bool:
+        """Whether a job waits for a host, there or at another one that is down too."""
+        return entry.host == host or (host in entry.hosts and entry.host in self._holds)
+
     def _leave(self, entry: Job, host: str) -> bool:
         """Never go back to the mirrors on a host. False if there are no others."""
         entry.refused.update(n for n, name in enumerate(entry.hosts) if name == host)
-        return self._next_mirror(entry)
+        return entry.mirror not in entry.refused or self._next_mirror(entry)
 
     def _again(
         self, work: Fetch, entry: Job, error: SegdlError, now: float, held_back: bool
@@ -654,7 +816,7 @@ class Schedule:
             return self._mirror(work, entry) or self._give_up(
                 work, _exhausted(error, f"given up after {tries} tries")
             )
-        if tries > 1 and len(entry.hosts) > 1:
+        if tries > 1 and len(entry.hosts) > 1 and entry.mirror == work.mirror:
             self._next_mirror(entry)  # a silent host must not use up every try
         wait = backoff(tries, self._chance())
         return Restart(wait) if entry.stream else self._later(work, entry, now + wait, now)
@@ -668,8 +830,26 @@ class Schedule:
         wait = backoff(strikes, self._chance())
         return Restart(wait) if entry.stream else self._later(work, entry, now + wait, now)
 
+    def _astray(self, work: Fetch, entry: Job) -> Decision | None:
+        """A mirror has another object: leave it out, as long as another one may have the right
+        one. None if there is none: then the object itself is another now."""
+        if len(entry.hosts) == 1:
+            return None
+        if work.issue == entry.issue:
+            entry.astray.add(work.mirror)
+        return self._mirror(work, entry)
+
+    def keep_to(self, job: int, mirror: int) -> None:
+        """From now on ask one mirror alone."""
+        entry = self._jobs[job]
+        entry.refused = set(range(len(entry.hosts))) - {mirror}
+        entry.mirror, entry.hold = mirror, None
+
     def _restart(self, work: Fetch, entry: Job, error: SegdlError) -> Decision:
         entry.restarts += 1
+        entry.refused -= entry.astray
+        entry.astray.clear()
+        entry.mirror = next(iter(self._useful(entry)), entry.mirror)
         if entry.restarts > RESTARTS:
             return self._give_up(work, _exhausted(error, f"started again {RESTARTS} times"))
         return Restart()
@@ -703,13 +883,15 @@ class Schedule:
     def _mirror(self, work: Fetch, entry: Job) -> Decision | None:
         """Go on with another mirror, if one is left that has not refused; or with fresh URLs, if
         they came while this was under way."""
+        left = None
         if work.issue == entry.issue:
+            left = None if work.mirror in entry.refused else work.host
             entry.refused.add(work.mirror)
             if entry.mirror in entry.refused and not self._next_mirror(entry):
                 return None
         entry.strikes.pop(work.segment, None)
         self._put_back(entry, work)
-        return Again(0.0)
+        return Again(0.0, left=left)
 
     @staticmethod
     def _next_mirror(entry: Job) -> bool:
@@ -729,6 +911,11 @@ class Schedule:
         elif entry.busy.pop(work.segment, None) is not None:
             entry.lost.discard(work.segment)
             entry.missing.add(work.segment)
+
+    def _end(self, work: Work, worker: int) -> None:
+        """A worker asks the host of its work no more."""
+        if isinstance(work, Fetch):
+            self.helped(work, worker)
 
     def _unprobe(self, work: Work, worker: int) -> bool:
         """Whether this work was the probe of a host that is held back; it is no longer."""

@@ -13,7 +13,7 @@ they are of the object that was pinned (promise 2):
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
@@ -32,6 +32,7 @@ from segdl.core.errors import (
 )
 from segdl.core.plan import Pin
 from segdl.core.ranges import LARGEST, parse_content_range, parse_unsatisfied
+from segdl.core.traffic import Quota, read_quota
 
 LONGEST_WAIT = 60.0  # seconds: Retry-After is obeyed up to here
 SKEW = 300.0  # seconds: clocks that differ by more are worth a word
@@ -48,6 +49,7 @@ class Ask:
     name: str = ""  # the target's path: a page is expected where it ends in .html
     ends_at: float | None = None  # unix seconds: the URL's end by its own words
     proven: bool = False  # this URL has given bytes before in this run
+    foreign: bool = False  # the pin is of another mirror's object, which has to be this one's too
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,26 +74,46 @@ class Accepted:
     stop: int | None
     pin: Pin
     whole: bool = False  # the server ignored `Range`: one stream from the start
+    quota: Quota | None = None  # how many more requests the server takes, if it says so
 
 
 def judge(ask: Ask, head: Head, now: float) -> Accepted | SegdlError:
     """The verdict on an answer. `now` is unix seconds. Nothing is raised."""
     try:
-        match head.status:
-            case 206:
-                return _ranged(ask, head)
-            case 200:
-                ranged = head.get("content-range") is not None
-                return _ranged(ask, head) if ranged else _whole(ask, head)
-            case 416:
-                return _unsatisfied(ask, head)
-            case 412:
-                raise StaleError("the object was replaced on the server", status=412)
-            case status if status < 400:
-                raise MisansweredError(f"the server answered {status} to a GET", status=status)
-        return refusal(ask, head, now)
+        accepted = _accepted(ask, head, now)
     except SegdlError as verdict:
         return verdict
+    quota = _quota(head, now)
+    return accepted if quota is None else replace(accepted, quota=quota)
+
+
+def _accepted(ask: Ask, head: Head, now: float) -> Accepted:
+    match head.status:
+        case 206:
+            return _ranged(ask, head)
+        case 200:
+            ranged = head.get("content-range") is not None
+            return _ranged(ask, head) if ranged else _whole(ask, head)
+        case 416:
+            return _unsatisfied(ask, head)
+        case 412:
+            raise _stale(ask, "the object was replaced on the server", "its ETag", status=412)
+        case status if status < 400:
+            raise MisansweredError(f"the server answered {status} to a GET", status=status)
+    raise refusal(ask, head, now)
+
+
+def _stale(ask: Ask, replaced: str, what: str, status: int | None = None) -> StaleError:
+    """The object is not the pinned one: what that means depends on whose the pin is."""
+    message = f"it has another object: {what} is another" if ask.foreign else replaced
+    return StaleError(message, status=status)
+
+
+def _quota(head: Head, now: float) -> Quota | None:
+    if not any("ratelimit" in name for name, _ in head.headers):
+        return None
+    there = http_date(head.get("date"))
+    return read_quota(head.headers, now if there is None else there)
 
 
 def _ranged(ask: Ask, head: Head) -> Accepted:
@@ -126,7 +148,8 @@ def _known_total(ask: Ask) -> int | None:
 def _agree(ask: Ask, total: int) -> None:
     """Raises if the object's total is not the one that is known already."""
     if ask.pin and ask.pin.total is not None and total != ask.pin.total:
-        raise StaleError(f"the object is now {total} bytes long, it was {ask.pin.total}")
+        replaced = f"the object is now {total} bytes long, it was {ask.pin.total}"
+        raise _stale(ask, replaced, f"its length of {total} bytes")
     if ask.size is not None and total != ask.size:
         raise SizeError(f"the object is {total} bytes long, the manifest says {ask.size}")
 
@@ -180,16 +203,21 @@ def _pinned(ask: Ask, head: Head, total: int | None) -> Pin:
         return found
     if ask.pin.etag is not None:
         if found.etag is None:
+            if ask.foreign:
+                raise StaleError("it may have another object: it has no strong ETag")
             raise _contradiction(head, "no strong ETag, where the object had one")
         if found.etag != ask.pin.etag:
-            raise StaleError("the object was replaced on the server: its ETag is another")
+            replaced = "the object was replaced on the server: its ETag is another"
+            raise _stale(ask, replaced, "its ETag")
     elif found.etag is not None and not ask.pin.by_digest:
         raise StaleError("the object has an ETag now, and had none: it may be another one")
     elif ask.pin.modified and found.modified and found.modified != ask.pin.modified:
-        raise StaleError("the object was replaced on the server: its date is another")
+        raise _stale(ask, "the object was replaced on the server: its date is another", "its date")
     if found.encoding != ask.pin.encoding:
+        if ask.foreign:
+            raise StaleError("it has another object: its Content-Encoding is another")
         raise _contradiction(head, f"Content-Encoding {found.encoding or 'identity'}")
-    return ask.pin
+    return replace(ask.pin, etag=found.etag) if ask.pin.by_digest else ask.pin
 
 
 def strong_etag(text: str | None) -> str | None:
@@ -261,7 +289,7 @@ def refusal(ask: Ask, head: Head, now: float) -> SegdlError:
 
     if head.status >= 500 or head.status == 429:
         busy = BusyError(f"the server is busy: {said}", status=head.status, code=code)
-        busy.request_id, busy.retry_after = request_id, retry_after(head.get("retry-after"), there)
+        busy.request_id, busy.retry_after = request_id, _wait(head, there)
         return busy
     if head.status in (408, 425):
         return because(TransientError, f"the server asks for another try: {said}")
@@ -279,7 +307,10 @@ def refusal(ask: Ask, head: Head, now: float) -> SegdlError:
     if head.status in (404, 410):
         return because(RefusedError, f"nothing is there ({said}): get a fresh manifest")
     message = f"the server refuses the link ({said}): get a fresh manifest"
-    return because(RefusedError, message + _skewed(now - there))
+    refused = RefusedError(message + _skewed(now - there), status=head.status, code=code)
+    refused.request_id = request_id
+    refused.doubtful = head.status == 403 and complaint.code not in _UNMISTAKABLE
+    return refused
 
 
 def _expired(ask: Ask, complaint: Complaint, now: float) -> bool:
@@ -294,6 +325,14 @@ def _skewed(ahead: float) -> str:
         return ""
     way = "ahead of" if ahead > 0 else "behind"
     return f" (this machine's clock is {abs(ahead) / 60:.0f} minutes {way} the server's)"
+
+
+def _wait(head: Head, there: float) -> float | None:
+    """How long a busy server asks to be left alone, in either way to say it."""
+    wait, quota = retry_after(head.get("retry-after"), there), read_quota(head.headers, there)
+    if wait is None and quota is not None and not quota.remaining and quota.reset is not None:
+        return min(quota.reset, LONGEST_WAIT)
+    return wait
 
 
 def retry_after(text: str | None, now: float) -> float | None:

@@ -93,7 +93,8 @@ def download(
     `manifest` is a file, `-`, a bare URL or a parsed Manifest. `on_event` is called in this thread.
     Targets that fail are in the report (`raise_for_failures` raises for them). Raises ManifestError
     before anything is fetched, LockedError if another segdl is at work there, DiskError if the
-    directory cannot be used, and what `on_event` raises, after a clean end.
+    directory cannot be used, UsageError for a certificate or a proxy that cannot, and what
+    `on_event` raises, after a clean end.
     """
     options, file = options or Options(), None
     if not isinstance(manifest, Manifest):

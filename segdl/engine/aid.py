@@ -53,6 +53,10 @@ class Aid:
     def landed(self, worker: int, count: int) -> None:
         self._landed[worker] += count
 
+    def landed_by(self, worker: int) -> int:
+        """Bytes that a worker has brought in this run."""
+        return self._landed[worker]
+
     def end(self, worker: int) -> None:
         """A worker's work is over."""
         self._windows.pop(worker, None)

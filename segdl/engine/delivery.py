@@ -250,7 +250,7 @@ def _receipt(
         segments=SegmentDigests(task.layout.segment_size, RECORD, own),
         grade=grade,
         delivered=timestamp(),
-        object=task.urls[0].object_name,
+        object=task.object_name,
         offset=task.offset,
         etag=task.pin.etag if task.pin else None,
         modified_ns=found.st_mtime_ns,

@@ -29,7 +29,7 @@ from segdl.core.manifest import Manifest, Target
 from segdl.core.options import KIB, MIB, Options, RateLimit
 from segdl.core.pace import Bucket, Crowd
 from segdl.core.renewal import Renewed, same_file
-from segdl.core.report import Receipt
+from segdl.core.report import LeftOut, Receipt
 from segdl.core.runway import last_end
 from segdl.core.schedule import (
     Again,
@@ -45,6 +45,7 @@ from segdl.core.schedule import (
     Wait,
     Work,
 )
+from segdl.core.traffic import Quota
 from segdl.core.urls import ShareURL
 from segdl.edges.parts import Part
 from segdl.engine.aid import Aid, Assist
@@ -80,6 +81,7 @@ class Desk:
         self.receipts: dict[int, Receipt] = {}
         self.recognised: set[str] = set()  # paths that were there, without a receipt
         self.failures: dict[int, SegdlError] = {}
+        self.left_out: dict[tuple[str, str], LeftOut] = {}  # mirrors, by host and cause
         self.busy: dict[int, Fetch] = {}  # worker: what it fetches, or helps with
         self.landed = 0  # bytes from the network in this run
         self.stopped: ExitCode | None = None
@@ -98,6 +100,7 @@ class Desk:
         self._fixed = options.connections
         self._crowd = Crowd()
         self._worked: dict[int, float] = {}  # CPU seconds by worker
+        self._since: dict[int, tuple[float, int]] = {}  # worker: when its work began, bytes then
         self._aid = Aid()
         self._drafts: dict[int, int] = {}  # bytes of those that are complete and not delivered
         self._gathering = 0  # mergers that wait for more drafts
@@ -173,9 +176,14 @@ class Desk:
     def _begin(self, worker: int, work: Fetch) -> None:
         self.busy[worker] = work
         self._aid.begin(worker)
+        if self._schedule.mirrored:
+            self._since[worker] = time.monotonic(), self._aid.landed_by(worker)
 
     def _end(self, worker: int) -> None:
-        self.busy.pop(worker, None)
+        work, since = self.busy.pop(worker, None), self._since.pop(worker, None)
+        if work is not None and since is not None:
+            now, count = time.monotonic(), self._aid.landed_by(worker) - since[1]
+            self._schedule.measured(work.host, now, count, now - since[0])
         self._aid.end(worker)
 
     def _find_assist(self, now: float) -> Assist | None:
@@ -188,10 +196,23 @@ class Desk:
             if task is None or not self._schedule.current(fetch):
                 continue
             with suppress(OSError):  # whoever is at it will meet the disk's error, and tell it
-                if (tail := task.lend(window, fetch.epoch)) is not None:
-                    task.enter()
-                    return Assist(fetch, task, tail)
+                if (help_ := self._help(fetch, task, window, now)) is not None:
+                    return help_
         return None
+
+    def _help(self, fetch: Fetch, task: Task, window: Part, now: float) -> Assist | None:
+        if (helper := self._schedule.helper(fetch, now)) is None:
+            return None
+        tail = None
+        try:
+            tail = task.lend(window, fetch.epoch)
+        finally:
+            if tail is None:
+                self._schedule.helped(helper, _NOBODY)
+        if tail is None:
+            return None
+        task.enter()
+        return Assist(helper, task, tail)
 
     def _is_limited(self) -> bool:
         return self._limit.at(datetime.now().time()) is not None
@@ -308,11 +329,14 @@ class Desk:
 
     # -- results in ------------------------------------------------------------------------------
 
-    def answered(self, worker: int, work: Fetch) -> None:
-        """The host gave an answer that was believed."""
+    def answered(self, worker: int, work: Fetch, quota: Quota | None) -> None:
+        """The host gave an answer that was believed, and perhaps said how many more it gives."""
         with self._change:
-            self._schedule.answered(work, worker)
+            gap = self._schedule.answered(work, worker, quota, time.monotonic())
             self._change.notify_all()
+        if gap is not None and quota is not None:
+            said = f"it takes {quota.remaining} more requests for now, by its own word"
+            self._emit(events.Throttled(host=work.host, wait=round(gap, 3), message=said))
 
     def admitted(self, worker: int, work: Fetch, task: Task) -> None:
         """The probe was answered, and the target is pinned: other workers may join."""
@@ -388,6 +412,7 @@ class Desk:
         """A tail is fetched, or given back with an error, which its segment's worker will meet."""
         with self._change:
             self._end(worker)
+            self._schedule.helped(work.fetch, worker)
             work.task.give_back(work.tail)
             self._aid.given_back(work.tail, time.monotonic(), failed=error is not None)
             if error is not None and error.status in (429, 503):
@@ -409,12 +434,15 @@ class Desk:
     def condemn(self, job: int, task: Task, error: DigestError) -> None:
         """The whole is not what the manifest says: fetch it again once, then give up."""
         with self._change:
-            if task.condemned:
+            mirrors = len(task.urls)
+            if task.condemned >= mirrors:
                 self._schedule.over(job)
                 self._fail(job, error)
-            else:
-                task.condemned = True
-                self._restart(job, 0.0)
+                return
+            if mirrors > 1:  # one of them may be to blame: each has to give all of it
+                self._schedule.keep_to(job, task.condemned)
+            task.condemned += 1
+            self._restart(job, 0.0)
 
     def is_stopped(self) -> bool:
         return self.stopped is not None
@@ -510,6 +538,8 @@ class Desk:
                 if error.status in (429, 503):
                     self._crowd.refused(time.monotonic())
                 self._emit(events.Throttled(host=host, wait=round(wait, 3), message=error.message))
+            case Again(left=str() as left) if isinstance(work, Fetch):
+                self._leave_out(work, left, error)
             case Again(wait) if isinstance(work, Fetch):
                 self._tell_retry(work, error, wait)
             case Restart(wait) if isinstance(work, Fetch):
@@ -531,6 +561,23 @@ class Desk:
                 cause=error.cause,
                 message=error.message,
                 wait=round(wait, 3),
+                request_id=error.request_id,
+            )
+        )
+
+    def _leave_out(self, work: Fetch, host: str, error: SegdlError) -> None:
+        """A target goes on without one of its mirrors: that is told, and stands in the report."""
+        path = self.targets[work.job].path
+        mirror = self.left_out.get((host, error.cause))
+        if mirror is None:
+            mirror = LeftOut(host, error.cause, error.message, path, 0)
+        self.left_out[host, error.cause] = replace(mirror, targets=mirror.targets + 1)
+        self._emit(
+            events.MirrorLeft(
+                target=path,
+                host=host,
+                cause=error.cause,
+                message=error.message,
                 request_id=error.request_id,
             )
         )
@@ -602,7 +649,7 @@ class Desk:
         """Go on with a target that failed."""
         del self.failures[job]
         if (task := self.tasks.get(job)) is not None:
-            task.over = task.condemned = False
+            task.over, task.condemned = False, 0
         self._schedule.reopen(job)
 
     def refresh(self, manifest: Manifest) -> Renewed:

@@ -73,13 +73,14 @@ class Order:
         self._renewal: Renewal | None = None
 
     def run(self, receipts: Mapping[str, Receipt], control: Control) -> Report:
-        """Deliver what is not delivered yet. Raises what a listener raises, after a clean end."""
+        """Deliver what is not delivered yet. Raises UsageError for what no server could be reached
+        with, and what a listener raises, after a clean end."""
         began = time.monotonic()
         try:
+            reach = self._reach()
             self._prepare(receipts)
             control.attach(self._desk)
             if len(self._before) + len(self._failed) < len(self._targets):
-                reach = self._reach()
                 self._renew(reach)
                 self._watch(reach)
         except BaseException:
@@ -145,14 +146,18 @@ class Order:
 
     def _reach(self) -> Reach:
         options = self._options
-        return Reach(
+        reach = Reach(
             timeout=options.timeout,
             ca_file=options.ca_file,
+            cert=options.cert,
+            key=options.key,
             proxy=options.proxy,
             connect_to=dict(options.connect_to),
             headers=options.headers,
             by_origin=self._manifest.headers,
         )
+        reach.check()
+        return reach
 
     # -- while it runs -----------------------------------------------------------------------------
 
@@ -271,6 +276,7 @@ class Order:
             seconds=seconds,
             skipped=self._before | self._desk.recognised,
             stopped=self._desk.stopped if failures else None,
+            left_out=tuple(self._desk.left_out.values()),
         )
         self._deliver_events(0.0)
         finished = events.OrderFinished(

@@ -52,9 +52,11 @@ class Task:
         self.began = time.monotonic()
         self.ranged = False  # a range was honoured in this run
         self.whole = False  # the server ignores ranges
-        self.proven = False  # the URL has given bytes in this run
         self.offer: Receipt | None = None  # of what is there, and is the same object, perhaps
-        self.condemned = False  # all of it was fetched once, and its digest was wrong
+        self.condemned = 0  # times that all of it was fetched, and its digest was wrong
+        self._proven: set[int] = set()  # mirrors that have given bytes in this run
+        self._pinned_by: int | None = None  # the mirror whose answer made the pin, if it is known
+        self._own: dict[int, Pin] = {}  # pins of mirrors with another ETag, settled by a digest
         self._workspace = workspace
         self._furthest = 0
         self._alignable = segment_size is None
@@ -85,6 +87,7 @@ class Task:
             return
         self.layout = Layout(heading.size, heading.segment_size)
         self.pin, self.epoch = heading.pin, heading.epoch
+        self._find_pinned(heading.object)
         held: dict[int, Record] = {}
         begun: dict[int, Record] = {}
         for number, record in contents.records.items():
@@ -109,36 +112,72 @@ class Task:
             and (heading.pin.etag is not None or heading.object in ours)
         )
 
-    def relink(self, urls: tuple[ShareURL, ...]) -> bool:
-        """Take fresh links. False if nothing says that they are of the object that is held."""
-        with self._lock:
-            before, self.urls, self.proven = self.urls, urls, False
-            if self.pin is None or self.pin.etag is not None:
-                return True
-            names = {url.object_name for url in before}
-            return not names.isdisjoint(url.object_name for url in urls)
-
     def present(self) -> int:
         """Bytes on disk, as far as is known now."""
         with self._lock:
             return self.front.bytes() + self._windows.bytes()
+
+    def _find_pinned(self, name: str) -> None:
+        names = [url.object_name for url in self.urls]
+        self._pinned_by = names.index(name) if name in names else None
+
+    def relink(self, urls: tuple[ShareURL, ...]) -> bool:
+        """Take fresh links. False if nothing says that they are of the object that is held."""
+        with self._lock:
+            name, self.urls = self.object_name, urls
+            self._find_pinned(name)
+            self._proven.clear()
+            self._own.clear()
+            same = self._pinned_by is not None
+            return same or self.pin is None or self.pin.etag is not None
+
+    @property
+    def object_name(self) -> str:
+        """Which object the pin is of."""
+        return self.urls[self._pinned_by or 0].object_name
 
     def ask(self, start: int, stop: int, mirror: int) -> Ask:
         """The question for bytes [start, stop) of the target, in the object's own offsets."""
         return Ask(
             start=start + self.offset,
             stop=stop + self.offset,
-            pin=self.pin,
+            pin=self._pin_for(mirror),
             size=None if self.target.slice else self.target.size,
             name=self.target.path,
             ends_at=self.urls[mirror % len(self.urls)].ends_at,
-            proven=self.proven,
+            proven=mirror in self._proven,
+            foreign=self._is_foreign(mirror),
         )
 
     def ask_for_offer(self, offer: Receipt, mirror: int) -> Ask:
         """The question whether what is there is the object: for its first byte."""
         total = None if self.target.slice else offer.size
         return replace(self.ask(0, 1, mirror), pin=Pin(total, offer.etag))
+
+    def _is_foreign(self, mirror: int) -> bool:
+        return self.pin is not None and len(self.urls) > 1 and mirror != self._pinned_by
+
+    def _pin_for(self, mirror: int) -> Pin | None:
+        """What a mirror's answers must agree with.
+
+        The same bytes have other ETags in other stores. Where a digest will tell whether they are
+        the same, another mirror may have an ETag of its own, which then holds for it; until it was
+        wrong once.
+        """
+        if self.pin is None or not self._is_foreign(mirror):
+            return self.pin
+        if (own := self._own.get(mirror)) is not None:
+            return own
+        if self.condemned or not (self.target.digests or self.target.pieces):
+            return self.pin
+        return replace(self.pin, etag=None, modified=None, by_digest=True)
+
+    def answered(self, mirror: int, accepted: Accepted) -> None:
+        """A mirror's URL has given what was asked for."""
+        self._proven.add(mirror)
+        if accepted.pin.by_digest and self._is_foreign(mirror) and mirror not in self._own:
+            by_digest = accepted.pin.etag is None
+            self._own[mirror] = replace(accepted.pin, by_digest=by_digest)
 
     # -- files -------------------------------------------------------------------------------------
 
@@ -224,7 +263,7 @@ class Task:
 
     # -- the object --------------------------------------------------------------------------------
 
-    def admit(self, accepted: Accepted) -> None:
+    def admit(self, accepted: Accepted, mirror: int = 0) -> None:
         """The probe was answered: pin the object and learn its size. Raises SizeError, OSError."""
         size = self._size_of(accepted.pin.total)
         if size is not None:
@@ -234,6 +273,7 @@ class Task:
             if self._alignable and size:
                 segment_size = aligned(size, accepted.pin.etag)
             self.layout, self.pin = Layout(size, segment_size), accepted.pin
+            self._pinned_by = mirror
             self.whole = accepted.whole
             self.front = self._new_front({})
             self.files.index.pin(self._heading())
@@ -252,7 +292,7 @@ class Task:
             path=self.target.path,
             size=self.layout.size,
             segment_size=self.layout.segment_size,
-            object=self.urls[0].object_name,
+            object=self.object_name,
             pin=self.pin,
             epoch=self.epoch,
             offset=self.offset,
@@ -279,7 +319,8 @@ class Task:
         """Forget what is held: the object is another one now. Raises OSError."""
         with self._lock:
             self.epoch += 1
-            self.pin = None
+            self.pin = self._pinned_by = None
+            self._own.clear()
             self.layout = Layout(self.target.size, self.layout.segment_size)
             self.ranged = self.whole = False
             self._orphans.append(self._windows)

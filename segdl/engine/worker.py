@@ -56,7 +56,9 @@ class Worker(threading.Thread):
         self._timeout = reach.timeout
         self._connection = Connection(reach, self._interrupted)
         self._buffer = memoryview(bytearray(BUFFER))
-        self._kept: tuple[Task, int, Answer] | None = None  # an answer with bytes left in it
+        self._kept: tuple[Task, int, int, Answer] | None = (
+            None  # task, epoch, mirror: an answer with bytes left in it
+        )
 
     def run(self) -> None:
         try:
@@ -178,11 +180,11 @@ class Worker(threading.Thread):
         segment = part.segment if part else task.layout.segment(work.segment)
         at, stop = (part.reached, part.limit) if part else (segment.start, segment.stop)
         if (answer := self._take_kept(task, work, at + task.offset)) is not None:
-            self._answered(task, work)
+            self._answered(task, work, answer)
             return answer
         answer = self._open(task, work, self._url(task, work), at, stop)
         if work.probe and part is None:
-            task.admit(answer.accepted)
+            task.admit(answer.accepted, work.mirror)
             self._desk.admitted(self._number, work, task)
         return answer
 
@@ -201,7 +203,7 @@ class Worker(threading.Thread):
             if self._interrupted():
                 raise Dropped from None
             raise self._reconsidered(task, error) from None
-        self._answered(task, work)
+        self._answered(task, work, answer)
         self._desk.outlook.answered(url, answer)
         if answer.accepted.whole and not work.probe:
             answer.close()
@@ -209,9 +211,9 @@ class Worker(threading.Thread):
         task.ranged = task.ranged or not answer.accepted.whole
         return answer
 
-    def _answered(self, task: Task, work: Fetch) -> None:
-        task.proven = True
-        self._desk.answered(self._number, work)
+    def _answered(self, task: Task, work: Fetch, answer: Answer) -> None:
+        task.answered(work.mirror, answer.accepted)
+        self._desk.answered(self._number, work, answer.accepted.quota)
 
     def _reconsidered(self, task: Task, error: SegdlError) -> SegdlError:
         """A server that has honoured a range in this run does not ignore them: it erred."""
@@ -308,7 +310,7 @@ class Worker(threading.Thread):
         if end or answer.at == stop:
             answer.close()
         else:
-            self._kept = (task, work.epoch, answer)
+            self._kept = (task, work.epoch, work.mirror, answer)
         return False
 
     def _expect_end(self, answer: Answer) -> None:
@@ -326,9 +328,9 @@ class Worker(threading.Thread):
         kept, self._kept = self._kept, None
         if kept is None:
             return None
-        if kept[:2] == (task, work.epoch) and kept[2].at == at:
-            return kept[2]
-        kept[2].close()
+        if kept[:3] == (task, work.epoch, work.mirror) and kept[3].at == at:
+            return kept[3]
+        kept[3].close()
         return None
 
     def _hang_up(self) -> None:
@@ -337,5 +339,5 @@ class Worker(threading.Thread):
 
     def _let_go(self) -> None:
         if self._kept is not None:
-            self._kept[2].close()
+            self._kept[3].close()
             self._kept = None

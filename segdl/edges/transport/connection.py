@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import importlib.util
 import ssl
 import time
 import urllib.request
@@ -29,6 +30,7 @@ from segdl.core.errors import (
     RefusedError,
     SegdlError,
     UnreachableError,
+    UsageError,
     disk_error,
 )
 from segdl.core.options import Endpoint
@@ -43,7 +45,7 @@ _REDIRECTS = 5
 # With what the worker has not recorded yet, a kill -9 costs less than 1 MiB a connection.
 _WINDOW = 256 * 1024  # bytes: received and not read
 _EXCERPT = 16 * 1024
-_PROXY_TIMEOUTS = dict.fromkeys(("connect", "read", "write", "pool"), 5.0)  # seconds
+_PROXIED = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), 5.0)}  # seconds
 _REDIRECT_STATUS = {301, 302, 303, 307, 308}
 
 
@@ -53,21 +55,69 @@ class Reach:
 
     timeout: float  # seconds: the stall window
     ca_file: str | None = None
+    cert: str | None = None  # a client certificate in PEM, ...
+    key: str | None = None  # ... and its key, where that is in a file of its own
     proxy: str | None = field(default=None, repr=False)
     connect_to: Mapping[Endpoint, Endpoint] = field(default_factory=dict)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # to the first origin
     by_origin: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
 
+    def check(self) -> None:
+        """Raises UsageError for what no connection could be made with."""
+        if self.key is not None and self.cert is None:
+            raise UsageError("--key: there is no --cert that it is the key of")
+        if self.cert is not None:
+            self.tls(own=True)
+        if self.proxy is not None:
+            _check_proxy(self.proxy)
+
+    def tls(self, *, own: bool) -> ssl.SSLContext:
+        """The TLS context; only with `own` it shows the client certificate."""
+        return trust(self.ca_file, self.cert, self.key) if own else trust(self.ca_file)
+
 
 @functools.cache
-def trust(ca_file: str | None) -> ssl.SSLContext:
-    """The TLS context of a run: the system's trust store, or `ca_file`. Raises DiskError."""
+def trust(ca_file: str | None, cert: str | None = None, key: str | None = None) -> ssl.SSLContext:
+    """A TLS context: the system's trust store, or `ca_file`; with a client certificate, or none.
+
+    Raises DiskError for the former, UsageError for the latter.
+    """
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
         reason = error.strerror or "it holds no certificate"
         raise DiskError(f"--ca-file {ca_file} cannot be used: {reason}") from None
+    if cert is not None:
+        _identify(context, cert, key)
     return context
+
+
+class _Locked(Exception):
+    """A key asks for a password, and nobody is there to be asked."""
+
+
+def _identify(context: ssl.SSLContext, cert: str, key: str | None) -> None:
+    def never_ask() -> str:
+        raise _Locked
+
+    try:
+        context.load_cert_chain(cert, key, password=never_ask)
+    except _Locked:
+        raise UsageError(
+            f"the key in {key or cert} is locked by a password, which segdl never asks for: "
+            "give --key a copy that is not (openssl pkey -in KEY -out COPY)"
+        ) from None
+    except (OSError, ssl.SSLError) as error:
+        named = f"--cert {cert}" + (f" with --key {key}" if key else "")
+        raise UsageError(f"{named} cannot be used: {_unusable(error)}") from None
+
+
+def _unusable(error: OSError) -> str:
+    if not isinstance(error, ssl.SSLError):
+        return error.strerror or "it cannot be read"
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "the key is another certificate's"
+    return "it has no certificate, or no key, in PEM"
 
 
 class Answer:
@@ -125,13 +175,14 @@ class Connection:
         self._reach = reach
         self._interrupted = interrupted
         self._wire = WireTransport(
-            tls=lambda: trust(reach.ca_file),
+            tls=lambda: reach.tls(own=self._at_home),
             timeout=reach.timeout,
             interrupted=interrupted,
             connect_to=reach.connect_to,
             window=_WINDOW,
         )
-        self._proxied: dict[str, httpx.BaseTransport] = {}
+        self._proxied: dict[tuple[str, bool], httpx.BaseTransport] = {}
+        self._at_home = True  # the request goes to the origin that the manifest names
         self._response: httpx.Response | None = None
 
     def open(self, url: ShareURL, ask: Ask) -> Answer:
@@ -210,10 +261,16 @@ class Connection:
     def _send(self, first: ShareURL, url: ShareURL, ask: Ask | None) -> httpx.Response:
         where = _bare(url.scheme, url.host, url.port)
         headers = self._headers(first, url, ask)
-        extensions = {"target": url.target, "timeout": _PROXY_TIMEOUTS}
-        request = httpx.Request("GET", where, headers=headers, extensions=extensions)
+        self._at_home = url.origin == first.origin
         try:
-            return self._transport_for(url).handle_request(request)
+            proxy = self._reach.proxy or _system_proxy(url)
+            if proxy is None:
+                extensions = {"target": url.target}
+                request = httpx.Request("GET", where, headers=headers, extensions=extensions)
+                return self._wire.handle_request(request)
+            request = httpx.Request("GET", where, headers=headers, extensions=_PROXIED)
+            request.url = _SignedURL(where, url.target)
+            return self._through(proxy).handle_request(request)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise _translate(error, url) from None
 
@@ -248,30 +305,29 @@ class Connection:
         if ask is not None and ask.pin and ask.pin.etag:
             headers["If-Match"] = ask.pin.etag
         if not url.presigned:
-            headers.update(self._reach.by_origin.get(url.origin, {}))
-        if url.origin == first.origin:
-            headers.update(self._reach.headers)
+            headers = _with(headers, self._reach.by_origin.get(url.origin, {}))
+        if self._reach.headers and url.origin == first.origin:
+            headers = _with(headers, dict(self._reach.headers))
         return [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
 
-    def _transport_for(self, url: ShareURL) -> httpx.BaseTransport:
-        proxy = self._reach.proxy or _system_proxy(url)
-        if proxy is None:
-            return self._wire
-        if proxy not in self._proxied:
-            self._proxied[proxy] = self._through(proxy)
-        return self._proxied[proxy]
-
     def _through(self, proxy: str) -> httpx.BaseTransport:
-        try:
-            return httpx.HTTPTransport(
-                verify=trust(self._reach.ca_file),
-                proxy=httpx.Proxy(proxy),
-                limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
-            )
-        except (ValueError, httpx.InvalidURL, ImportError):
-            raise UnreachableError(
-                "the proxy's URL cannot be used: http, https, or socks5 with httpx's extra"
-            ) from None
+        way = (proxy, self._at_home)
+        if way not in self._proxied:
+            try:
+                self._proxied[way] = self._proxied_by(proxy)
+            except UsageError as error:
+                raise UnreachableError(error.message) from None
+        return self._proxied[way]
+
+    def _proxied_by(self, proxy: str) -> httpx.BaseTransport:
+        url = _check_proxy(proxy)
+        # Without a context of ours httpcore trusts certifi here, and refuses one for plain http.
+        inner = self._reach.tls(own=False) if url.scheme == "https" else None
+        return httpx.HTTPTransport(
+            verify=self._reach.tls(own=self._at_home),
+            proxy=httpx.Proxy(url, ssl_context=inner),
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
+        )
 
     def abort(self) -> None:
         """Wake a blocked read, from any thread."""
@@ -320,6 +376,43 @@ def _placed(body: Body, view: memoryview) -> int:
         if isinstance(error, TimeoutError):
             raise
         raise BrokenError("the connection broke in the middle of the body") from None
+
+
+class _SignedURL(httpx.URL):
+    """A URL whose path and query go out as they were signed, where a proxy applies.
+
+    The request extension `target`, which does that on the wire, would take the place of the whole
+    URL that a proxy is asked for, and of the host in its CONNECT, in clear.
+    """
+
+    def __init__(self, where: httpx.URL, target: bytes) -> None:
+        super().__init__(where)
+        self._target = target
+
+    @property
+    def raw_path(self) -> bytes:
+        return self._target
+
+
+def _with(headers: dict[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """Headers with more that go before: a name has one value, in whatever case it is written."""
+    names = {name.lower() for name in more}
+    return {k: v for k, v in headers.items() if k.lower() not in names} | dict(more)
+
+
+def _check_proxy(proxy: str) -> httpx.URL:
+    """A proxy's URL. Raises UsageError, whose message never has it: it may hold a password."""
+    try:
+        url = httpx.URL(proxy)
+    except httpx.InvalidURL:
+        raise UsageError("the proxy's URL cannot be read") from None
+    if url.scheme not in ("http", "https", "socks5", "socks5h"):
+        raise UsageError("the proxy's URL begins with none of http, https, socks5 and socks5h")
+    if url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        raise UsageError(
+            "a socks5 proxy wants a package that is not here: pip install httpx[socks]"
+        )
+    return url
 
 
 @functools.lru_cache(maxsize=64)

@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ import httpx
 from segdl.edges.transport.wire.channel import Channel, Origin, reason, ticked
 from segdl.edges.transport.wire.patience import Patience
 
-ADDRESS_SECONDS = 5.0  # the most that a dead address may cost while others wait to be tried
+HEAD_START = 0.25  # seconds that an address is alone, before the next is tried beside it
 
 
 class LookupFailed(httpx.ConnectError):
@@ -78,16 +79,11 @@ def first_to_answer(
 ) -> socket.socket:
     """A socket connected to the first of `addresses` that answers before `end` (monotonic).
 
-    The last address gets all the time that is left; its error speaks for all of them. Raises
-    httpx.ConnectTimeout, httpx.ConnectError, and OSError where no descriptor is left.
+    A dead address costs HEAD_START, or nothing if it refuses; the last error speaks for all of
+    them. Raises httpx.ConnectTimeout, httpx.ConnectError, and OSError where no descriptor is left.
     """
-    *others, last = addresses
-    share = min(ADDRESS_SECONDS, patience.timeout / len(addresses))
-    for address in others:
-        with contextlib.suppress(OSError):
-            return _connect(address, min(end, time.monotonic() + share), window, patience)
     try:
-        return _connect(last, end, window, patience)
+        return _race(addresses, end, window, patience)
     except TimeoutError:
         raise httpx.ConnectTimeout(f"{host} did not answer") from None
     except OSError as error:
@@ -96,17 +92,51 @@ def first_to_answer(
         raise httpx.ConnectError(f"cannot connect to {host}: {reason(error)}") from None
 
 
-def _connect(address: Address, end: float, window: int, patience: Patience) -> socket.socket:
-    """Raises OSError, for a deadline TimeoutError, and httpx.ConnectError when interrupted."""
+def _race(
+    addresses: Sequence[Address], end: float, window: int, patience: Patience
+) -> socket.socket:
+    """Happy Eyeballs (RFC 8305, 5): each address a little after the one before, the first wins.
+
+    Raises OSError, for a deadline TimeoutError, and httpx.ConnectError when interrupted.
+    """
+    left, begun, won = deque(addresses), list[socket.socket](), None
+    due, error = 0.0, OSError()
+    try:
+        with selectors.DefaultSelector() as running:
+            while left or running.get_map():
+                now = time.monotonic()
+                if left and (now >= due or not running.get_map()):
+                    due = now + HEAD_START
+                    try:
+                        begun.append(_begin(left.popleft(), window))
+                    except OSError as failed:
+                        error = failed
+                        continue
+                    running.register(begun[-1], selectors.EVENT_WRITE, begun[-1])
+                wait = min(patience.tick, end - now, due - now if left else patience.tick)
+                for key, _ in running.select(max(0.0, wait)):
+                    code = key.data.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if not code:
+                        won = begun[begun.index(key.data)]
+                        return won
+                    running.unregister(key.data)
+                    error, due = OSError(code, os.strerror(code)), now
+                _go_on(end, patience)
+        raise error
+    finally:
+        for sock in begun:
+            if sock is not won:
+                sock.close()
+
+
+def _begin(address: Address, window: int) -> socket.socket:
+    """A socket that connects in the background. Raises OSError."""
     sock = socket.socket(address.family, address.kind, address.protocol)
     try:
         _tune(sock, window)
         sock.setblocking(False)
         code = sock.connect_ex(address.place)
-        if code in (errno.EINPROGRESS, errno.EWOULDBLOCK):  # the latter is Windows' word for it
-            _wait_writable(sock, end, patience)
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
+        if code not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):  # the last is Windows' word
             raise OSError(code, os.strerror(code))
     except BaseException:
         sock.close()
@@ -126,13 +156,6 @@ def _tune(sock: socket.socket, window: int) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if window:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
-
-
-def _wait_writable(sock: socket.socket, end: float, patience: Patience) -> None:
-    with selectors.DefaultSelector() as selector:
-        selector.register(sock, selectors.EVENT_WRITE)
-        while not selector.select(min(patience.tick, max(0.0, end - time.monotonic()))):
-            _go_on(end, patience)
 
 
 def _go_on(end: float, patience: Patience) -> None:
