@@ -73,7 +73,7 @@ class Order:
             self._prepare(receipts)
             control.attach(self._desk)
             if len(self._before) + len(self._failed) < len(self._targets):
-                self._watch(self._reach())
+                self._watch(reach_of(self._manifest, self._options))
         except BaseException:
             self._desk.stop(ExitCode.INTERRUPTED)
             raise
@@ -130,17 +130,6 @@ class Order:
         finally:
             os.close(folder)
         return task
-
-    def _reach(self) -> Reach:
-        options = self._options
-        return Reach(
-            timeout=options.timeout,
-            ca_file=options.ca_file,
-            proxy=options.proxy,
-            connect_to=dict(options.connect_to),
-            headers=options.headers,
-            by_origin=self._manifest.headers,
-        )
 
     # -- while it runs -----------------------------------------------------------------------------
 
@@ -265,3 +254,15 @@ def _done_before(receipt: Receipt) -> events.TargetDone:
         target=receipt.path, size=receipt.size, seconds=0.0, digests=receipt.digests,
         grade=receipt.grade, fetched=False,
     )  # fmt: skip
+
+
+def reach_of(manifest: Manifest, options: Options) -> Reach:
+    """How the servers of an order are reached."""
+    return Reach(
+        timeout=options.timeout,
+        ca_file=options.ca_file,
+        proxy=options.proxy,
+        connect_to=dict(options.connect_to),
+        headers=options.headers,
+        by_origin=manifest.headers,
+    )
