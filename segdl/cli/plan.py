@@ -9,7 +9,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +22,9 @@ from segdl.cli.settings import Settings, add_settings, read_settings
 from segdl.cli.signals import Signals
 from segdl.cli.summary import command, next_step
 from segdl.core.complaint import printable
-from segdl.core.errors import DiskError, ExitCode, SegdlError
+from segdl.core.errors import DiskError, ExitCode, SegdlError, UsageError
 from segdl.core.events import timestamp
+from segdl.core.options import KIB, parse_size
 
 if TYPE_CHECKING:
     from segdl.core.manifest import Manifest
@@ -32,18 +33,20 @@ if TYPE_CHECKING:
 USAGE = "plan MANIFEST [option ...]     (MANIFEST: a file, - or a URL)"
 UNCONCERNED = ("retries", "patience", "progress", "dry-run")  # settings of `get`
 WIDTH = 79
-SHOWN = 20  # targets that are told one by one, and notes
+SHOWN = 20  # targets that are told one by one, and reasons and notes
 
 
 def run(arguments: list[str], signals: Signals) -> int:
     parser = Parser("plan", USAGE, "plan order.yaml -o out", NOTE)
     parser.add_argument("manifest", metavar="MANIFEST", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    parser.add_argument("--rate", metavar="SIZE", help="bytes a second to count on; else measured")
     add_settings(parser, but=UNCONCERNED)
     given = parser.parse(arguments)
+    rate = _rate_given(given.rate)
     settings = read_settings(given, os.environ)
     order, output = read_order(given.manifest, settings)
-    found = _survey(order, output, settings, signals)
+    found = _survey(order, output, settings, rate, signals)
     if given.json:
         print(json.dumps(as_json(found, order, output, time.time())))
     else:
@@ -52,13 +55,28 @@ def run(arguments: list[str], signals: Signals) -> int:
     return found.exit_code
 
 
-def _survey(order: Manifest, output: Path, settings: Settings, signals: Signals) -> Preflight:
+def _rate_given(text: str | None) -> float | None:
+    """Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        rate = parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"--rate: {error}") from None
+    if rate < KIB:
+        raise UsageError(f"--rate: expected at least 1KiB a second, found {text[:40]!r}")
+    return rate
+
+
+def _survey(
+    order: Manifest, output: Path, settings: Settings, rate: float | None, signals: Signals
+) -> Preflight:
     from segdl.engine.survey import survey
 
     counter = Counting() if on_terminal() else None
     try:
         return survey(
-            order, output, options=settings.options, held_off=signals.held,
+            order, output, options=settings.options, rate=rate, held_off=signals.held,
             on_progress=counter.show if counter else lambda done, total: None,
         )  # fmt: skip
     finally:
@@ -89,7 +107,10 @@ def told(
         yield from _row(label, text)
     yield from _problems(found)
     yield from _notes(found.notes)
-    yield _last_word(found, output, manifest)
+    yield from textwrap.wrap(
+        _last_word(found, output, manifest), WIDTH, subsequent_indent="  ",
+        break_on_hyphens=False, break_long_words=False,
+    )  # fmt: skip
 
 
 def _row(label: str, text: str) -> Iterator[str]:
@@ -118,14 +139,15 @@ def _facts(
 
 
 def _bytes(found: Preflight) -> str:
-    wanted = [p for p in found.prospects if not p.outset.delivered]
-    here = len(found.prospects) - len(wanted)
-    total = sum(p.size or 0 for p in found.prospects)
-    held = sum(p.outset.held for p in wanted)
-    return (
-        f"{wording.size(total)} in all, {wording.count(here, 'file')} delivered, "
-        f"{wording.size(held)} held; {wording.size(found.left)} can be fetched"
-    )
+    here = sum(p.outset.delivered is not None for p in found.prospects)
+    total, held = (wording.size(count) for count in _total_and_held(found))
+    known = "in all, " if all(p.size is not None for p in found.prospects) else "as far as known, "
+    delivered = f"{wording.count(here, 'file')} delivered, {held} held; "
+    return f"{total} {known}{delivered}{wording.size(found.left)} can be fetched"
+
+
+def _total_and_held(found: Preflight) -> tuple[int, int]:
+    return sum(p.size or 0 for p in found.prospects), sum(p.held for p in found.prospects)
 
 
 def _hosts(found: Preflight) -> dict[str, tuple[int, int]]:
@@ -158,13 +180,17 @@ def _ranges(found: Preflight) -> str:
 
 
 def _rate(found: Preflight) -> str:
-    if found.rate is None:
+    if found.pace is None:
         return "not known"
+    rate = wording.rate(found.pace.rate)
+    match found.pace.source.value:
+        case "given":
+            return f"{rate}, as given"
+        case "limit":
+            return f"{rate}, the limit"
     count = sum(sample.bytes for sample in found.samples)
     strands = wording.count(sum(sample.connections for sample in found.samples), "connection")
-    return (
-        f"about {wording.rate(found.rate)}: an estimate, from {wording.size(count)} over {strands}"
-    )
+    return f"about {rate}: an estimate, from {wording.size(count)} over {strands}"
 
 
 def _names(found: Preflight) -> str:
@@ -174,41 +200,40 @@ def _names(found: Preflight) -> str:
 
 
 def _problems(found: Preflight) -> Iterator[str]:
-    """A line for each target that would fail; why, where it is not why the one before would."""
-    failing, before = found.failing, ""
+    """A line for each target that would fail; then why, each reason once."""
+    failing = [(p.path, p.error) for p in found.prospects if p.error is not None]
     if failing:
         yield f"Would fail: {len(failing)} of {wording.count(len(found.prospects), 'file')}"
-    for prospect in failing[:SHOWN]:
-        assert prospect.error is not None
-        path = wording.shorten(printable(prospect.path, 1000), WIDTH - 15)
-        yield f"  {prospect.error.cause:<12} {path}"
-        if (why := _why(prospect.error)) != before:
-            yield from (f"      {line}" for line in _wrapped(why, WIDTH - 6))
-        before = why
+    for path, error in failing[:SHOWN]:
+        yield f"  {error.cause:<12} {wording.shorten(printable(path, 1000), WIDTH - 15)}"
     if len(failing) > SHOWN:
         yield f"  and {len(failing) - SHOWN} more (--json tells all)"
+    yield from _grouped("Why", ((path, _why(error)) for path, error in failing))
     for error in (*found.bars, *filter(None, (found.full,))):
-        yield from _row("!", _why(error))
+        yield from _row("Why", _why(error))
 
 
 def _why(error: SegdlError) -> str:
-    """In one sentence, with the server's request id."""
-    quoted = error.request_id and error.request_id not in error.message
-    request = f" (request id {error.request_id})" if quoted else ""
-    return printable(error.message + request, 600)
+    from segdl.core.preflight import worded
+
+    return printable(worded(error), 600)
 
 
 def _notes(notes: tuple[Note, ...]) -> Iterator[str]:
-    """Each thing once, with the first of the files that it is about."""
+    return _grouped("Note", ((note.path, printable(note.text, 600)) for note in notes))
+
+
+def _grouped(label: str, said: Iterable[tuple[str | None, str]]) -> Iterator[str]:
+    """Each thing once, with the first of the files that it is said of."""
     about: dict[str, list[str]] = {}
-    for note in notes:
-        about.setdefault(note.text, []).extend(filter(None, (note.path,)))
+    for path, text in said:
+        about.setdefault(text, []).extend(filter(None, (path,)))
     for text, paths in list(about.items())[:SHOWN]:
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         where = f"{printable(paths[0], 200)}{more}: " if paths else ""
-        yield from _row("Note", printable(where + text, 800))
+        yield from _row(label, where + text)
     if len(about) > SHOWN:
-        yield from _row("Note", f"and {len(about) - SHOWN} more (--json tells all)")
+        yield from _row(label, f"and {len(about) - SHOWN} more (--json tells all)")
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -229,7 +254,7 @@ def _last_word(found: Preflight, output: Path, manifest: str) -> str:
 
 def as_json(found: Preflight, order: Manifest, output: Path, now: float) -> dict[str, object]:
     """What was found, as docs/plan.md describes it."""
-    ground = found.ground
+    ground, (total, held) = found.ground, _total_and_held(found)
     return {
         "go": found.exit_code == ExitCode.DONE,
         "exit_code": int(found.exit_code),
@@ -237,15 +262,17 @@ def as_json(found: Preflight, order: Manifest, output: Path, now: float) -> dict
         "directory": str(output),
         "time": timestamp(now),
         "bytes": {
-            "total": sum(p.size or 0 for p in found.prospects),
-            "held": sum(p.outset.held for p in found.prospects),
+            "total": total,
+            "held": held,
             "left": found.left,
         },
         "disk": None if ground is None else {
             "free": ground.free, "needed": found.needed, "longest_name": ground.longest_name,
             "longest_path": ground.longest_path, "case_sensitive": ground.cased,
         },
-        "rate": found.rate and round(found.rate),
+        "rate": None if found.pace is None else {
+            "bytes_per_second": round(found.pace.rate), "source": found.pace.source.value,
+        },
         "seconds": None if found.seconds is None else round(found.seconds, 1),
         "hosts": [
             {"host": host, "links": asked, "good": good, "rate": _rate_of(found, host)}
@@ -266,8 +293,8 @@ def _target(prospect: Prospect) -> dict[str, object]:
     return {
         "path": prospect.path,
         "size": prospect.size,
-        "delivered": outset.delivered,
-        "held": outset.held,
+        "delivered": outset.delivered is not None,
+        "held": prospect.held,
         "left": prospect.left,
         "ends_at": _date(prospect.end),
         "problem": _error(prospect.error),
@@ -276,12 +303,12 @@ def _target(prospect: Prospect) -> dict[str, object]:
 
 
 def _link(link: Link) -> dict[str, object]:
-    end = link.url.ends_at
+    end, etag = link.url.ends_at, link.pin.etag if link.pin else None
     return {
         "url": f"{link.url.origin}{link.url.path}",  # without its query, which is a password
         "good": link.error is None,
         "size": link.pin and link.pin.total,
-        "etag": link.pin and link.pin.etag,
+        "etag": link.url.mask(etag) if etag else None,
         "ranges": None if link.error else link.ranged,
         "ends_at": _date(inf if end is None else end),
         "problem": _error(link.error),

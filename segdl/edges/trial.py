@@ -43,8 +43,10 @@ def _made(output: Path) -> Iterator[None]:
         for folder in reversed(missing):
             folder.mkdir()
             made.append(folder)
+        if not output.is_dir():
+            raise FileExistsError
         yield
-    except (FileExistsError, NotADirectoryError):
+    except FileExistsError:
         raise DiskError(f"{output} is a file: give another folder with -o") from None
     finally:
         for folder in reversed(made):

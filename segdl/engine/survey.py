@@ -1,7 +1,7 @@
 """An order surveyed before its run: every link asked once, the disk tried, the rate sampled.
 
 Nothing is kept and nothing is changed. A handful of connections ask every link that a run could
-need for the first bytes of its object. Then, together and for a moment, they read from the largest
+need for the first byte of its object. Then, together and for a moment, they read from the largest
 target of each host: that is the estimate of the rate.
 """
 
@@ -41,6 +41,7 @@ from segdl.core.preflight import (
     Terms,
     question,
     size_of,
+    steady,
     to_be_hashed,
     weigh,
 )
@@ -58,12 +59,14 @@ from segdl.engine.task import goes_on
 
 ASKING = 8  # connections
 LONGEST_WAIT = 10.0  # seconds for an answer, if the stall window is longer
+QUICK = 1.0  # seconds: what fails sooner is asked for once more, ...
+BREATH = 0.25  # ... after so many
 SILENCES = 4  # in a row, after which a host is not asked any more
 STRANDS = 4  # connections that sample one host
 SAMPLED = 8 * MIB  # bytes at most, of all hosts
 SAMPLED_FOR = 1.5  # seconds
 _BUFFER = 256 * KIB
-_SILENT = (BusyError, UnreachableError, BrokenError)
+_SILENT = (UnreachableError, BrokenError)
 
 Errand = Callable[[Connection], None]
 Ticker = Callable[[int, int], None]  # links asked so far, links to ask
@@ -74,11 +77,13 @@ def survey(
     output: Path,
     *,
     options: Options,
+    rate: float | None = None,
     held_off: Callable[[], AbstractContextManager[None]],
     on_progress: Ticker,
 ) -> Preflight:
     """What is to be expected of `get` with this manifest. No target's failure is raised.
 
+    `rate`: bytes a second to count on, and none is measured.
     The disk is tried within `held_off()`, which keeps signals from tearing that apart.
     `on_progress` is called in this thread; what it or a signal raises ends the work.
     """
@@ -94,13 +99,14 @@ def survey(
         inquiry = Inquiry(outsets)
         hands.run(inquiry.errands(), on_progress)
         outsets = inquiry.outsets()
-        sampling = Sampling(outsets, size, limit)
+        sampling = Sampling(outsets if rate is None else (), size, limit)
         hands.run(sampling.errands(), lambda done, total: None)
     terms = Terms(
         overwrite=options.overwrite,
         at_once=options.connections or FIRST,
         ahead=MOST_COPIED,
         renewable=manifest.refresh is not None,
+        rate=rate,
         limit=limit,
     )
     root = os.path.abspath(output)
@@ -153,7 +159,7 @@ def _looked_at(blank: Sequence[Outset], output: Path) -> list[Outset]:
     place = Depot(output)
     try:
         return [
-            Outset(outset.target, delivered=True)
+            Outset(outset.target, delivered=standing.size)
             if standing.state is State.DELIVERED
             else _standing(place, outset.target, outset.segment)
             for outset, standing in zip(blank, states, strict=True)
@@ -164,16 +170,15 @@ def _looked_at(blank: Sequence[Outset], output: Path) -> list[Outset]:
 
 def _standing(place: Depot, target: Target, segment: int | None) -> Outset:
     """Where a target that is not delivered stands."""
-    heading, held = vouched(place, work_name(target.path))
-    if heading is None or not goes_on(target, target.urls, heading):
-        held, pin = 0, None
-    else:
+    heading, used = vouched(place, work_name(target.path))
+    pin = None
+    if heading is not None and goes_on(target, target.urls, heading):
         pin, segment = heading.pin, heading.segment_size
+    outset = Outset(target, used=used, pin=pin, segment=segment)
     found = attempted(place.find, target.path)
     if isinstance(found, SegdlError):
-        return Outset(target, held=held, pin=pin, segment=segment, blocked=found)
-    present = None if found is None else _present(found)
-    return Outset(target, held=held, pin=pin, segment=segment, present=present)
+        return replace(outset, blocked=found)
+    return outset if found is None else replace(outset, present=_present(found))
 
 
 def _present(found: os.stat_result) -> Present:
@@ -263,7 +268,7 @@ class Inquiry:
     def errands(self) -> Iterator[Errand]:
         """One for every link. The mirrors of one target come one after the other."""
         for number, outset in enumerate(self._outsets):
-            if not (outset.delivered or to_be_hashed(outset.target, outset.present)):
+            if outset.delivered is None and not to_be_hashed(outset.target, outset.present):
                 for mirror in range(len(outset.target.urls)):
                     yield self._errand(number, mirror)
 
@@ -289,21 +294,36 @@ class Inquiry:
     def _ask(self, connection: Connection, target: Target, url: ShareURL) -> Link:
         if (dead := self._dead.get(url.netloc)) is not None:
             return Link(url, dead.about(target.path))
-        try:
-            link = _answered(target, url, connection.open(url, question(target, url)))
-        except SegdlError as error:
-            self._heard(url.netloc, error)
-            return Link(url, error.about(target.path), skew=_skew(_date(error)))
-        self._heard(url.netloc, None)
+        began = time.monotonic()
+        link = self._tried(connection, target, url)
+        if _may_pass(link.error) and time.monotonic() - began < QUICK:
+            time.sleep(BREATH)
+            link = self._tried(connection, target, url)
+        self._heard(url.netloc, link.error)
         return link
 
+    def _tried(self, connection: Connection, target: Target, url: ShareURL) -> Link:
+        try:
+            return _answered(target, url, connection.open(url, question(target, url)))
+        except SegdlError as error:
+            return Link(url, error.about(target.path), skew=_skew(_date(error)))
+
     def _heard(self, host: str, error: SegdlError | None) -> None:
-        """A host that cannot be reached, or is silent, several times in a row is asked no more."""
-        silent = isinstance(error, _SILENT) and error.status is None
+        """A host that is down, busy or silent several times in a row is asked no more."""
+        silent = isinstance(error, BusyError) or (
+            isinstance(error, _SILENT) and error.status is None
+        )
         with self._lock:
             self._silences[host] = self._silences.get(host, 0) + 1 if silent else 0
             if error is not None and self._silences[host] >= SILENCES:
                 self._dead[host] = error
+
+
+def _may_pass(error: SegdlError | None) -> bool:
+    """Whether a second try may well go better: a connection that broke, a server that is busy."""
+    if isinstance(error, BusyError):
+        return error.status is not None
+    return isinstance(error, BrokenError)
 
 
 def _answered(target: Target, url: ShareURL, answer: Answer) -> Link:
@@ -319,9 +339,9 @@ def _answered(target: Target, url: ShareURL, answer: Answer) -> Link:
 
 
 def _read_out(answer: Answer) -> None:
-    """Read a small body to its end, so that the connection can be used again. Raises BrokenError
-    if it does not come."""
-    room = memoryview(bytearray(2 * KIB))
+    """Read a byte, so that the connection can be used again. Raises BrokenError if it does not
+    come."""
+    room = memoryview(bytearray(1))
     deadline = time.monotonic() + LONGEST_WAIT
     while time.monotonic() < deadline:
         try:
@@ -329,7 +349,7 @@ def _read_out(answer: Answer) -> None:
                 return
         except TimeoutError:
             continue
-    raise BrokenError("the first bytes did not come in time")
+    raise BrokenError("the first byte did not come in time")
 
 
 def _date(error: SegdlError) -> float | None:
@@ -361,7 +381,7 @@ class Sampling:
         self._limit = limit
         self._bucket = Bucket()
         self._lock = threading.Lock()
-        self._read: dict[int, tuple[int, float]] = {}  # by strand: bytes, seconds
+        self._read: dict[int, tuple[int, float]] = {}  # by strand: bytes, and bytes a second
 
     def errands(self) -> Iterator[Errand]:
         for number in range(len(self._strands)):
@@ -370,27 +390,28 @@ class Sampling:
     def samples(self) -> tuple[Sample, ...]:
         """What was found, by host; a host that gave nothing is not in it."""
         found: dict[str, Sample] = {}
-        for number, (count, seconds) in self._read.items():
+        for number, (count, rate) in self._read.items():
             host = self._strands[number].url.netloc
             one = found.get(host, Sample(host, 0, 0, 0.0))
-            rate = one.rate + count / max(seconds, 1e-6)
-            found[host] = Sample(host, one.connections + 1, one.bytes + count, rate)
+            found[host] = Sample(host, one.connections + 1, one.bytes + count, one.rate + rate)
         return tuple(found.values())
 
     def _sample(self, number: int, connection: Connection) -> None:
         """Read one strand. It was good a moment ago: an error now only spoils the estimate."""
         strand, began = self._strands[number], time.monotonic()
         deadline, count = began + SAMPLED_FOR, 0
+        seen = [(began, 0)]
         with suppress(SegdlError):
             answer = connection.open(strand.url, strand.ask)
             try:
                 for got in _read_until(answer, strand.ask.stop - strand.ask.start, deadline):
                     count += got
+                    seen.append((time.monotonic(), count))
                     self._pay(got, deadline)
             finally:
                 answer.close()
-        if count:
-            self._read[number] = count, time.monotonic() - began
+        if (rate := steady(seen)) is not None:
+            self._read[number] = count, rate
 
     def _pay(self, count: int, deadline: float) -> None:
         now = time.monotonic()
