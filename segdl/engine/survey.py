@@ -96,7 +96,7 @@ def survey(
     reach = reach_of(manifest, options)
     reach = replace(reach, timeout=min(reach.timeout, LONGEST_WAIT))
     with crew(reach, size) as hands:
-        inquiry = Inquiry(outsets)
+        inquiry = Inquiry(outsets, reach.timeout)
         hands.run(inquiry.errands(), on_progress)
         outsets = inquiry.outsets()
         sampling = Sampling(outsets if rate is None else (), size, limit)
@@ -258,8 +258,10 @@ def crew(reach: Reach, size: int) -> Iterator[Crew]:
 class Inquiry:
     """Every link that a run could need, asked once. A host that is silent is not asked for ever."""
 
-    def __init__(self, outsets: Sequence[Outset]) -> None:
+    def __init__(self, outsets: Sequence[Outset], timeout: float) -> None:
+        """`timeout`: seconds for an answer's head, and again for its byte."""
         self._outsets = list(outsets)
+        self._timeout = timeout
         self._links: dict[tuple[int, int], Link] = {}
         self._silences: dict[str, int] = {}
         self._dead: dict[str, SegdlError] = {}
@@ -304,7 +306,8 @@ class Inquiry:
 
     def _tried(self, connection: Connection, target: Target, url: ShareURL) -> Link:
         try:
-            return _answered(target, url, connection.open(url, question(target, url)))
+            answer = connection.open(url, question(target, url))
+            return _answered(target, url, answer, self._timeout)
         except SegdlError as error:
             return Link(url, error.about(target.path), skew=_skew(_date(error)))
 
@@ -326,23 +329,23 @@ def _may_pass(error: SegdlError | None) -> bool:
     return isinstance(error, BrokenError)
 
 
-def _answered(target: Target, url: ShareURL, answer: Answer) -> Link:
+def _answered(target: Target, url: ShareURL, answer: Answer, timeout: float) -> Link:
     """A link that gave an answer. Raises SizeError if it is not of the target, BrokenError."""
     accepted, skew = answer.accepted, _skew(answer.date)
     try:
         if not accepted.whole:
-            _read_out(answer)
+            _read_out(answer, timeout)
         size_of(target, accepted.pin)
     finally:
         answer.close()
     return Link(url, pin=accepted.pin, ranged=not accepted.whole, skew=skew)
 
 
-def _read_out(answer: Answer) -> None:
+def _read_out(answer: Answer, timeout: float) -> None:
     """Read a byte, so that the connection can be used again. Raises BrokenError if it does not
     come."""
     room = memoryview(bytearray(1))
-    deadline = time.monotonic() + LONGEST_WAIT
+    deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         try:
             if not answer.readinto(room):
