@@ -9,19 +9,34 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from segdl.core.errors import ExitCode
+from segdl.core.urls import parse_url
 from segdl.edges.lock import Lock
 from segdl.edges.trial import try_out
 from segdl.engine.audit import status
 from segdl.engine.survey import SAMPLED, SILENCES, STRANDS
 from tests.commands import Ended, Terminal, running, segdl
 from tests.faults import EVERY_PATH, Fault, FaultServer, faults
-from tests.orders import CANARY, NAME, PATH, QUERY, SEGMENT, SIZE, Case, Proof, files_under, made
+from tests.orders import (
+    CANARY,
+    NAME,
+    PATH,
+    QUERY,
+    SEGMENT,
+    SIZE,
+    Case,
+    Proof,
+    files_under,
+    made,
+    until,
+)
+from tests.servers import S3Server
 
 DATA = made(SIZE)
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="wants root, to mount")
@@ -417,6 +432,29 @@ def test_ctrl_c_ends_it_within_two_seconds(case: Case) -> None:
     assert (code, "stopped" in err) == (130, True)
     assert seconds < 2.0
     assert not case.out.exists()
+
+
+def test_real_stores_answer_as_they_shall(s3: S3Server, tmp_path: Path) -> None:
+    """rclone answers ranges with 200 and refuses an ended link with 400, the others with 403."""
+    for key in ("plan/a.7z", "plan/b.7z", "plan/c.7z"):
+        s3.put(key, DATA)
+    ended = s3.presign("plan/b.7z", expires=timedelta(seconds=1))
+    files = [
+        {"path": "a.7z", "url": s3.presign("plan/a.7z"), "size": str(SIZE)},
+        {"path": "b.7z", "url": ended, "size": str(SIZE)},
+        {"path": "c.7z", "url": s3.presign("plan/c.7z"), "size": str(SIZE + 1)},
+        {"path": "d.7z", "url": s3.presign("plan/d.7z")},
+    ]
+    (tmp_path / "order.json").write_text(json.dumps({"segdl": "1", "files": files}))
+    end = parse_url(ended).ends_at or 0.0
+    until(lambda: time.time() > end + 1)  # the stores count whole seconds
+    shown = segdl("plan", "order.json", "-o", "out", "--json", cwd=tmp_path)
+    found = json.loads(shown.stdout)
+    assert [t["problem"] and t["problem"]["cause"] for t in found["targets"]] == [
+        None, "expired", "size", "refused",
+    ]  # fmt: skip
+    assert (found["exit_code"], found["targets"][0]["links"][0]["ranges"]) == (1, True)
+    assert "X-Amz-Signature" not in shown.stdout
 
 
 # -- what it shows ---------------------------------------------------------------------------------
