@@ -91,7 +91,7 @@ def test_the_help_of_get_has_every_option_of_the_contract(tmp_path: Path) -> Non
 
 USAGE = [
     ("", "usage: segdl COMMAND ..."),
-    ("plan order.yaml", "segdl: there is no command and no manifest plan: the commands are get,"),
+    ("order order.yaml", "segdl: there is no command and no manifest order: the commands are get,"),
     ("get", "segdl: the following arguments are required: MANIFEST (see segdl get --help)"),
     ("a.yaml b.yaml", "segdl: too many arguments (see segdl get --help)"),
     ("--retires 3 a.yaml", "segdl: there is no option --retires: did you mean --retries?"),
@@ -125,8 +125,8 @@ def test_a_command_goes_before_a_file_of_its_name(case: Case) -> None:
     case.manifest().rename(case.folder / "status")
     assert segdl("status", cwd=case.folder).stderr.startswith("segdl: no segdl has worked in .")
     assert segdl("get", "status", "-o", "out", cwd=case.folder).returncode == 0
-    (case.folder / "status").rename(case.folder / "plan")
-    assert segdl("plan", "-o", "out", cwd=case.folder).returncode == 0
+    (case.folder / "status").rename(case.folder / "order")
+    assert segdl("order", "-o", "out", cwd=case.folder).returncode == 0
     case.check_delivered()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,9 +171,11 @@ class Source:
     texts: Mapping[str, Sequence[str]]
 
 
-def add_settings(parser: Parser) -> None:
-    """Let a command take every setting, and `--config`."""
+def add_settings(parser: Parser, *, but: Collection[str] = ()) -> None:
+    """Let a command take every setting but those that do not concern it, and `--config`."""
     for setting in TABLE:
+        if setting.name in but:
+            continue
         flags = [setting.short] if setting.short else []
         flags.append(f"--{setting.name}")
         if setting.metavar:

@@ -17,6 +17,7 @@ from segdl.core.errors import ExitCode, ManifestError, SegdlError, UsageError, d
 
 COMMANDS = {
     "get": ("MANIFEST", "download an order; run again to resume"),
+    "plan": ("MANIFEST", "ask every link, try the disk: go or no-go"),
     "status": ("[DIR]", "what is delivered, held and missing, from disk alone"),
     "verify": ("[DIR]", "hash what is delivered against its receipts or a manifest"),
     "repair": ("MANIFEST", "fetch the segments again that verify finds rotten"),

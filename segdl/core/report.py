@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -88,13 +88,10 @@ class Report:
 
     @property
     def exit_code(self) -> ExitCode:
-        """The contract's code: of what stopped it, of the one common reason, or MIXED."""
+        """The contract's code: of what stopped it, or of what failed."""
         if self.stopped is not None:
             return self.stopped
-        codes = {failure.error.exit_code for failure in self.failures}
-        if not codes:
-            return ExitCode.DONE
-        return codes.pop() if len(codes) == 1 else ExitCode.MIXED
+        return common_code(failure.error for failure in self.failures)
 
     def raise_for_failures(self) -> None:
         """Raises the error of the one failed target, or an OrderError for several."""
@@ -102,3 +99,11 @@ class Report:
             raise self.failures[0].error
         if self.failures:
             raise OrderError(self.failures, self.exit_code)
+
+
+def common_code(errors: Iterable[SegdlError]) -> ExitCode:
+    """DONE without errors, the code of the one reason that they have in common, else MIXED."""
+    codes = {error.exit_code for error in errors}
+    if not codes:
+        return ExitCode.DONE
+    return codes.pop() if len(codes) == 1 else ExitCode.MIXED

@@ -25,7 +25,7 @@ EVERY = 1.0  # seconds between two forecasts
 RATE_OVER = 10.0  # seconds over which the rate is measured
 _SOONEST = 2.0  # seconds of measuring before a forecast is believed; up to RATE_OVER, ...
 _PATIENT = 10  # ... if this is less than a tenth of what the first link has left
-_SURE = 0.9  # of the rate is counted on, ...
+SURE = 0.9  # of the rate is counted on, ...
 SPARE = 1.0  # ... and this many seconds less than a link has left
 _BREAK = 1.0  # seconds without anybody at work: a pause, or an outage
 LEAD = 30.0  # seconds before the first end at which fresh links are wanted, or more if it was far
@@ -117,7 +117,7 @@ class Runway:
     def _rate_if_due(self, now: float) -> float | None:
         if self._rate is None or self._age < _SOONEST or now < self._due:
             return None
-        return self._rate * _SURE
+        return self._rate * SURE
 
     def judge(
         self, issue: int, left: Sequence[Left], short: Sequence[Short], date: float

@@ -23,12 +23,9 @@ class Lock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(self._file, 20).decode("ascii", "replace").strip()
+            locked = _locked(self._file, where)
             os.close(self._file)
-            raise LockedError(
-                f"another segdl is at work in {where} (process {holder or 'unknown'}): "
-                "wait for it, or stop it"
-            ) from None
+            raise locked from None
         except OSError:
             pass  # a file system without locks: digests still hold promises 1 to 3
         with suppress(OSError):  # who holds it is only said for people
@@ -49,3 +46,29 @@ class Lock:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def require_free(directory: int, where: str) -> None:
+    """Raises LockedError if somebody holds the lock in the folder `directory`, which is only
+    looked at; nothing is said of a folder whose lock cannot be read."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        file = os.open("lock", flags, dir_fd=directory)
+    except OSError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for a moment, and beside others
+    except BlockingIOError:
+        raise _locked(file, where) from None
+    except OSError:
+        pass  # a file system without locks
+    finally:
+        os.close(file)
+
+
+def _locked(file: int, where: str) -> LockedError:
+    holder = os.pread(file, 20, 0).decode("ascii", "replace").strip()
+    return LockedError(
+        f"another segdl is at work in {where} (process {holder or 'unknown'}): "
+        "wait for it, or stop it"
+    )

@@ -180,7 +180,7 @@ def _of_target(place: Depot, target: Target, receipt: Receipt | None) -> Standin
 
 
 def _standing(place: Depot, path: str, size: int | None, receipt: Receipt | None) -> Standing:
-    heading, held = _held(place, work_name(path))
+    heading, held = vouched(place, work_name(path))
     if size is None:
         size = receipt.size if receipt else heading.size if heading else None
     try:
@@ -204,7 +204,7 @@ def _of_file(found: os.stat_result, receipt: Receipt | None) -> tuple[State, str
     return State.DELIVERED, ""
 
 
-def _held(place: Depot, work: str) -> tuple[Heading | None, int]:
+def vouched(place: Depot, work: str) -> tuple[Heading | None, int]:
     """What the index in a folder under `work` is of, and the bytes that it vouches for."""
     with place.look("work", work) as folder:
         if folder is None:
@@ -241,7 +241,7 @@ def _strays(place: Depot, known: set[str]) -> Iterator[Standing]:
     with place.look("work") as folder:
         others = [] if folder is None else sorted(set(dict(_sizes(folder))) - names)
     for name in others:
-        heading, held = _held(place, name)
+        heading, held = vouched(place, name)
         if heading is not None and _within(heading.path):
             note = "of an earlier order"
             yield Standing(heading.path, State.HELD, heading.size, held, note)

@@ -77,7 +77,7 @@ class Order:
         with, and what a listener raises, after a clean end."""
         began = time.monotonic()
         try:
-            reach = self._reach()
+            reach = reach_of(self._manifest, self._options)
             self._prepare(receipts)
             control.attach(self._desk)
             if len(self._before) + len(self._failed) < len(self._targets):
@@ -143,21 +143,6 @@ class Order:
         finally:
             os.close(folder)
         return task
-
-    def _reach(self) -> Reach:
-        options = self._options
-        reach = Reach(
-            timeout=options.timeout,
-            ca_file=options.ca_file,
-            cert=options.cert,
-            key=options.key,
-            proxy=options.proxy,
-            connect_to=dict(options.connect_to),
-            headers=options.headers,
-            by_origin=self._manifest.headers,
-        )
-        reach.check()
-        return reach
 
     # -- while it runs -----------------------------------------------------------------------------
 
@@ -296,3 +281,19 @@ def _done_before(receipt: Receipt) -> events.TargetDone:
         target=receipt.path, size=receipt.size, seconds=0.0, digests=receipt.digests,
         grade=receipt.grade, fetched=False,
     )  # fmt: skip
+
+
+def reach_of(manifest: Manifest, options: Options) -> Reach:
+    """How the servers of an order are reached. Raises UsageError for what none could be."""
+    reach = Reach(
+        timeout=options.timeout,
+        ca_file=options.ca_file,
+        cert=options.cert,
+        key=options.key,
+        proxy=options.proxy,
+        connect_to=dict(options.connect_to),
+        headers=options.headers,
+        by_origin=manifest.headers,
+    )
+    reach.check()
+    return reach

@@ -82,7 +82,7 @@ class Task:
     def adopt(self, contents: Contents) -> None:
         """Take over what an index says, if it can be of this target. Nothing is read yet."""
         heading, self._begun = contents.heading, True
-        if heading is None or not self._same_object(heading):
+        if heading is None or not goes_on(self.target, self.urls, heading):
             self.epoch = contents.unused
             return
         self.layout = Layout(heading.size, heading.segment_size)
@@ -97,20 +97,6 @@ class Task:
         tails = (record for record in contents.live_tails() if fits(self.layout, record))
         self._windows = Windows(begun, tails)
         self.front = self._new_front(held)
-
-    def _same_object(self, heading: Heading) -> bool:
-        """Whether an index may go on: what this leaves to chance, `If-Match` and digests settle."""
-        target = self.target
-        ours = {url.object_name for url in self.urls}
-        return (
-            heading.path == target.path
-            and heading.offset == self.offset
-            and heading.size is not None
-            and target.size in (None, heading.size)
-            and (target.pieces is None or target.pieces.size == heading.segment_size)
-            and (not heading.pin.by_digest or bool(target.digests or target.pieces))
-            and (heading.pin.etag is not None or heading.object in ours)
-        )
 
     def present(self) -> int:
         """Bytes on disk, as far as is known now."""
@@ -439,3 +425,17 @@ class Task:
                 part.limit = part.segment.stop
             else:
                 self._windows.drop(part)
+
+
+def goes_on(target: Target, urls: tuple[ShareURL, ...], heading: Heading) -> bool:
+    """Whether an index may go on: what this leaves to chance, `If-Match` and digests settle."""
+    offset = target.slice.offset if target.slice else 0
+    return (
+        heading.path == target.path
+        and heading.offset == offset
+        and heading.size is not None
+        and target.size in (None, heading.size)
+        and (target.pieces is None or target.pieces.size == heading.segment_size)
+        and (not heading.pin.by_digest or bool(target.digests or target.pieces))
+        and (heading.pin.etag is not None or heading.object in {u.object_name for u in urls})
+    )
