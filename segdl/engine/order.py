@@ -21,6 +21,7 @@ from segdl.core.report import Failure, Receipt, Report
 from segdl.edges.index import read_index
 from segdl.edges.transport import Reach
 from segdl.edges.workspace import Workspace, work_name
+from segdl.engine.chronicle import Chronicle
 from segdl.engine.control import Control
 from segdl.engine.delivery import Delivery
 from segdl.engine.desk import Desk
@@ -53,7 +54,8 @@ class Order:
         self._workspace = workspace
         self._delivery = delivery
         self._options = options
-        self._listener = listener
+        self._chronicle = Chronicle(workspace.hidden)
+        self._listener = self._chronicle.heard_by(listener)
         self._events: queue.SimpleQueue[events.Event | None] = (
             queue.SimpleQueue()
         )  # None: a thread left
@@ -67,6 +69,12 @@ class Order:
 
     def run(self, receipts: Mapping[str, Receipt], control: Control) -> Report:
         """Deliver what is not delivered yet. Raises what a listener raises, after a clean end."""
+        try:
+            return self._run(receipts, control)
+        finally:
+            self._chronicle.close()
+
+    def _run(self, receipts: Mapping[str, Receipt], control: Control) -> Report:
         began = time.monotonic()
         try:
             self._prepare(receipts)
@@ -150,6 +158,7 @@ class Order:
             if (now := time.monotonic()) >= due:
                 due = now + _TICK
                 self._listener(self._progress(now))
+                self._chronicle.keep_up(now)
             if self._desk.stopped is not None:
                 self._abort()
             elif not self._left:
@@ -160,7 +169,9 @@ class Order:
     def _hire(self, reach: Reach) -> None:
         """Start as many workers as are allowed by now."""
         for number in range(len(self._workers), self._desk.allowed):
-            worker = Worker(number, self._desk, reach, lambda: self._events.put(None))
+            worker = Worker(
+                number, self._desk, reach, self._chronicle.note, lambda: self._events.put(None)
+            )
             self._workers.append(worker)
             worker.start()
 

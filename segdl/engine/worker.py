@@ -22,7 +22,9 @@ from segdl.core.errors import (
 from segdl.core.options import KIB
 from segdl.core.pace import StallWatch
 from segdl.core.schedule import Fetch
+from segdl.core.timeline import Exchange, exchange
 from segdl.core.urls import ShareURL
+from segdl.core.verdict import Ask
 from segdl.edges.parts import Part
 from segdl.edges.transport import Answer, Connection, Reach
 from segdl.engine.aid import Assist
@@ -41,10 +43,19 @@ class Dropped(Exception):
 class Worker(threading.Thread):
     """One thread with one connection, until there is no more work."""
 
-    def __init__(self, number: int, desk: Desk, reach: Reach, leave: Callable[[], None]) -> None:
-        """`leave` is called last of all, in the worker's own thread."""
+    def __init__(
+        self,
+        number: int,
+        desk: Desk,
+        reach: Reach,
+        note: Callable[[Exchange], None],
+        leave: Callable[[], None],
+    ) -> None:
+        """`note` is told of every request; `leave` is called last of all, in the worker's own
+        thread."""
         super().__init__(name=f"segdl-{number}", daemon=True)
         self._number = number
+        self._note = note
         self._leave = leave
         self._work: Fetch | Assist | None = None
         self._gained = 0  # bytes of this work beyond the furthest that was reached before
@@ -173,17 +184,32 @@ class Worker(threading.Thread):
         if self._interrupted():
             raise Dropped
         ask = task.ask(start, max(stop, start + 1), work.mirror)
-        try:
-            answer = self._connection.open(url, ask)
-        except SegdlError as error:
-            if self._interrupted():
-                raise Dropped from None
-            raise self._reconsidered(task, error) from None
+        answer = self._ask(task, url, ask)
         self._answered(task, work)
         if answer.accepted.whole and not work.probe:
             answer.close()
             raise self._reconsidered(task, NoRangesError("the server ignores Range"))
         task.ranged = task.ranged or not answer.accepted.whole
+        return answer
+
+    def _ask(self, task: Task, url: ShareURL, ask: Ask) -> Answer:
+        """One request, noted for the timeline."""
+        at, began = time.time(), time.monotonic()
+
+        def noted(error: SegdlError | None) -> None:
+            spent, heard = time.monotonic() - began, self._connection.heard
+            name, span = task.target.path, (ask.start, ask.stop)
+            self._note(exchange(url, span, name, self._number, (at, spent), heard, error))
+
+        try:
+            answer = self._connection.open(url, ask)
+        except SegdlError as error:
+            if self._interrupted():
+                raise Dropped from None
+            error = self._reconsidered(task, error)
+            noted(error)
+            raise error from None
+        noted(None)
         return answer
 
     def _answered(self, task: Task, work: Fetch) -> None:

@@ -9,12 +9,13 @@ exception once. No URL's text enters a message.
 
 from __future__ import annotations
 
+import base64
 import errno
 import functools
 import ssl
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import httpx
@@ -30,6 +31,7 @@ from segdl.core.errors import (
 )
 from segdl.core.options import Endpoint
 from segdl.core.ranges import range_header
+from segdl.core.timeline import Heard
 from segdl.core.urls import ShareURL, URLProblem, redirect
 from segdl.core.verdict import Accepted, Ask, Head, judge
 from segdl.edges.transport.wire import Body, LookupFailed, TLSRejected, WireTransport
@@ -41,6 +43,11 @@ _WINDOW = 256 * 1024  # bytes: received and not read
 _EXCERPT = 16 * 1024
 _PROXY_TIMEOUTS = dict.fromkeys(("connect", "read", "write", "pool"), 5.0)  # seconds
 _REDIRECT_STATUS = {301, 302, 303, 307, 308}
+_REQUEST_IDS = (
+    "x-amz-request-id", "x-oss-request-id", "x-cos-request-id", "x-obs-request-id",
+    "x-ms-request-id", "x-guploader-uploadid", "x-request-id", "cf-ray",
+)  # fmt: skip
+_SHORTEST = 8  # characters of a secret: less is in too many texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +136,22 @@ class Connection:
         )
         self._proxied: dict[str, httpx.BaseTransport] = {}
         self._response: httpx.Response | None = None
+        values = [value for _, value in reach.headers]
+        values += [value for sent in reach.by_origin.values() for value in sent.values()]
+        self._secrets = _secrets(values)  # beside the URLs' queries
+        self.heard: Heard | None = None  # of the answer to the last `open`, accepted or not
 
     def open(self, url: ShareURL, ask: Ask) -> Answer:
         """Ask for bytes of an object. Raises a SegdlError that `core.schedule` can settle."""
         way = [url]  # of redirects: each may be a share URL of its own
+        self.heard = None
         try:
             return self._open(way, ask)
         except SegdlError as error:
-            error.message = _masked(way, error.message)
+            error.message = self._blotted(way, error.message)
             error.args = (error.message,)
-            error.code = _masked(way, error.code) if error.code else None
-            error.request_id = _masked(way, error.request_id) if error.request_id else None
+            error.code = self._blotted(way, error.code) if error.code else None
+            error.request_id = self._blotted(way, error.request_id) if error.request_id else None
             raise
 
     def _open(self, way: list[ShareURL], ask: Ask) -> Answer:
@@ -149,8 +161,10 @@ class Connection:
             body: Body = response.extensions.get("body") or _IteratedBody(response)
             excerpt = self._excerpt(response, body) if _suspicious(response) else b""
             # Masked before it is read: a message that is cut could end in half a secret.
-            shown = _masked(way, excerpt.decode("latin-1")).encode("latin-1")
-            head = Head(response.status_code, _headers(response, way), shown)
+            shown = self._blotted(way, excerpt.decode("latin-1")).encode("latin-1")
+            fields = _fields(response, way)
+            self.heard = self._head_of(response.status_code, way[-1], fields)
+            head = Head(response.status_code, _told(fields), shown)
             verdict = judge(ask, head, time.time())
         except BaseException:
             response.close()
@@ -160,6 +174,26 @@ class Connection:
             return Answer(verdict, response, body, prefix)
         response.close()
         raise verdict
+
+    def _head_of(self, status: int, url: ShareURL, fields: Sequence[_Field]) -> Heard:
+        said = {name: shown for name, _, shown in fields}
+        request_id = next((said[name] for name in _REQUEST_IDS if name in said), None)
+        etag = said.get("etag")
+        return Heard(
+            host=url.netloc,
+            status=status,
+            request_id=self._without_secrets(request_id) if request_id else None,
+            etag=self._without_secrets(etag) if etag else None,
+        )
+
+    def _blotted(self, way: list[ShareURL], text: str) -> str:
+        """`text` without what it echoes of a share URL, a header or the proxy's password."""
+        return self._without_secrets(_masked(way, text))
+
+    def _without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
     def _follow(self, way: list[ShareURL], ask: Ask) -> httpx.Response:
         for _ in range(_REDIRECTS + 1):
@@ -228,9 +262,11 @@ class Connection:
 
     def _through(self, proxy: str) -> httpx.BaseTransport:
         try:
+            reached = httpx.Proxy(proxy)
+            self._secrets += _secrets(_credentials(reached))
             return httpx.HTTPTransport(
                 verify=trust(self._reach.ca_file),
-                proxy=httpx.Proxy(proxy),
+                proxy=reached,
                 limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
             )
         except (ValueError, httpx.InvalidURL, ImportError):
@@ -289,14 +325,32 @@ def _masked(way: list[ShareURL], text: str) -> str:
     return text
 
 
-def _headers(response: httpx.Response, way: list[ShareURL]) -> tuple[tuple[str, str], ...]:
-    """The answer's headers, with what they echo of a share URL blotted out.
+_Field = tuple[str, str, str]  # a header's name, its value, and that without echoed secrets
 
-    Not so the ETag, which has to go back as it came.
-    """
+
+def _fields(response: httpx.Response, way: list[ShareURL]) -> list[_Field]:
+    """The answer's headers, also with what they echo of a share URL blotted out."""
     raw = [(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in response.headers.raw]
     shown = _masked(way, "\n".join(v for _, v in raw)).split("\n")  # at once: it is not cheap
-    return tuple((k, v if k == "etag" else s) for (k, v), s in zip(raw, shown, strict=bool(raw)))
+    return [(k, v, s) for (k, v), s in zip(raw, shown, strict=bool(raw))]
+
+
+def _told(fields: Sequence[_Field]) -> tuple[tuple[str, str], ...]:
+    """The headers for the verdict: the ETag as it came, for it has to go back so."""
+    return tuple((name, value if name == "etag" else shown) for name, value, shown in fields)
+
+
+def _secrets(values: Iterable[str]) -> tuple[str, ...]:
+    """What is blotted out of texts to show: whole values before the words in them."""
+    found = {piece for value in values for piece in (value, *value.split())}
+    return tuple(sorted((s for s in found if len(s) >= _SHORTEST), key=len, reverse=True))
+
+
+def _credentials(proxy: httpx.Proxy) -> Iterator[str]:
+    """A proxy's password, as it may be echoed: itself, and as Basic authentication sends it."""
+    if proxy.raw_auth is not None:
+        yield proxy.raw_auth[1].decode("utf-8", "replace")
+        yield base64.b64encode(b":".join(proxy.raw_auth)).decode("ascii")
 
 
 def _suspicious(response: httpx.Response) -> bool:
