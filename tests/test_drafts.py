@@ -47,7 +47,13 @@ from tests.test_workspace import umask
 
 DONE, DISK, CONTENT = ExitCode.DONE, ExitCode.DISK, ExitCode.CONTENT
 SIZES = (0, 1, DRAFT, 1000, DRAFT - 1, 5000, 70_000)
-OWN = {"work", "lock", "order.json", "receipts.jsonl", "timeline.jsonl"}  # the names in .segdl after a run
+OWN = {
+    "work",
+    "lock",
+    "order.json",
+    "receipts.jsonl",
+    "timeline.jsonl",
+}  # the names in .segdl after a run
 PIECES = "pieces"  # a proof beside those of `Proof`
 GRADES = {
     Proof.DIGEST: Grade.DIGEST,

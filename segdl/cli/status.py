@@ -20,11 +20,16 @@ SHOWN = 20  # files that are not delivered, told one by one
 
 
 def run(arguments: list[str], signals: Signals) -> int:
-    parser = Parser("status", "status [DIR] [--json]      DIR is where an order goes [.]",
+    parser = Parser("status", "status [DIR] [option ...]      DIR is where an order goes [.]",
                     "status out")  # fmt: skip
     add_directory(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    parser.add_argument("--bundle", metavar="FILE.zip", type=Path,
+                        help="pack what support asks for, without links, instead")  # fmt: skip
     given = parser.parse(arguments)
+    if given.bundle is not None:
+        _pack(given.directory, given.bundle, as_json=given.json)
+        return ExitCode.DONE
 
     from segdl.engine.audit import status
 
@@ -34,6 +39,19 @@ def run(arguments: list[str], signals: Signals) -> int:
     else:
         _tell(survey, given.directory)
     return ExitCode.DONE
+
+
+def _pack(directory: Path, file: Path, *, as_json: bool) -> None:
+    from segdl.engine.bundle import bundle
+
+    packed = bundle(directory, file)
+    if as_json:
+        print(json.dumps({"bundle": str(file), **asdict(packed)}))
+        return
+    what = f"{', '.join(packed.contents)}; {wording.count(packed.requests, 'request')}, no links"
+    unread = len(packed.unreadable)
+    note = f"; {wording.count(unread, 'piece')} could not be read, see README.txt" if unread else ""
+    print(f"{printable(str(file))} ({wording.size(packed.bytes)}) holds {what}{note}")
 
 
 def _as_json(survey: Survey, directory: Path) -> dict[str, object]:

@@ -122,7 +122,7 @@ def incident(event: Event) -> Incident | None:
 
 
 def as_line(entry: Entry) -> Line:
-    """The entry as it stands in the timeline: what is not known is left out, what is long is cut."""
+    """The entry as it stands in the timeline: what is unknown left out, what is long cut."""
     line: Line = {"kind": entry.kind}
     if isinstance(entry, Exchange):
         line["time"] = _time(entry.at)

@@ -164,7 +164,7 @@ class Connection:
             shown = self._blotted(way, excerpt.decode("latin-1")).encode("latin-1")
             fields = _fields(response, way)
             self.heard = self._head_of(response.status_code, way[-1], fields)
-            head = Head(response.status_code, _told(fields), shown)
+            head = Head(response.status_code, tuple(self._told(fields)), shown)
             verdict = judge(ask, head, time.time())
         except BaseException:
             response.close()
@@ -185,6 +185,14 @@ class Connection:
             request_id=self._without_secrets(request_id) if request_id else None,
             etag=self._without_secrets(etag) if etag else None,
         )
+
+    def _told(self, fields: Sequence[_Field]) -> Iterator[tuple[str, str]]:
+        """The headers for the verdict: the ETag as it came, for it has to go back so; without our
+        own headers' values those that a verdict quotes, which it may cut."""
+        for name, value, shown in fields:
+            if name in ("content-range", "content-encoding"):
+                shown = self._without_secrets(shown)
+            yield name, value if name == "etag" else shown
 
     def _blotted(self, way: list[ShareURL], text: str) -> str:
         """`text` without what it echoes of a share URL, a header or the proxy's password."""
@@ -333,11 +341,6 @@ def _fields(response: httpx.Response, way: list[ShareURL]) -> list[_Field]:
     raw = [(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in response.headers.raw]
     shown = _masked(way, "\n".join(v for _, v in raw)).split("\n")  # at once: it is not cheap
     return [(k, v, s) for (k, v), s in zip(raw, shown, strict=bool(raw))]
-
-
-def _told(fields: Sequence[_Field]) -> tuple[tuple[str, str], ...]:
-    """The headers for the verdict: the ETag as it came, for it has to go back so."""
-    return tuple((name, value if name == "etag" else shown) for name, value, shown in fields)
 
 
 def _secrets(values: Iterable[str]) -> tuple[str, ...]:
