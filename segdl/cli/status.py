@@ -55,7 +55,8 @@ def _pack(directory: Path, file: Path, *, as_json: bool) -> None:
 
 
 def _as_json(survey: Survey, directory: Path) -> dict[str, object]:
-    targets = [asdict(standing) for standing in survey.standings]
+    told = ("path", "state", "size", "held", "note")
+    targets = [{name: getattr(s, name) for name in told} for s in survey.standings]
     return {
         "order": survey.order,
         "directory": str(directory),
