@@ -52,8 +52,9 @@ OWN = {
     "lock",
     "order.json",
     "receipts.jsonl",
-    "control",
-}  # in .segdl after a run (a socket: after a kill)
+    "control",  # a socket: after a kill
+    "timeline.jsonl",
+}  # the names in .segdl after a run
 PIECES = "pieces"  # a proof beside those of `Proof`
 GRADES = {
     Proof.DIGEST: Grade.DIGEST,

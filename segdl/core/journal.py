@@ -34,6 +34,14 @@ def unseal(line: bytes) -> dict[str, Any] | None:
     return fields if isinstance(fields, dict) else None
 
 
+def damaged_lines(file: BinaryIO) -> int:
+    """How many lines of a journal do not prove themselves."""
+    damaged = 0
+    while line := file.readline(_LONGEST):
+        damaged += line != b"\n" and unseal(line) is None  # an empty one ends a torn one
+    return damaged
+
+
 def read_lines(file: BinaryIO) -> Iterator[dict[str, Any]]:
     """The good lines of a journal, in order, in bounded memory."""
     while line := file.readline(_LONGEST):

@@ -18,9 +18,9 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from segdl.core.journal import read_lines, seal
+from segdl.core.journal import damaged_lines, read_lines, seal
 from segdl.core.plan import Pin, Place, Record
 
 NAME = "index.jsonl"
@@ -93,16 +93,22 @@ class Contents:
 def read_index(directory: int) -> Contents:
     """What the index in the folder `directory` says; empty if there is none to be read."""
     contents = Contents()
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-
-    def opened(name: str, _: int) -> int:
-        return os.open(name, flags, dir_fd=directory)
-
-    with suppress(OSError), open(NAME, "rb", opener=opened) as file:
+    with suppress(OSError), _opened(directory) as file:
         for line in read_lines(file):  # an unreadable rest is a damaged rest
             with suppress(KeyError, TypeError, ValueError):
                 contents.take(line)
     return contents
+
+
+def index_damage(directory: int) -> int:
+    """How many lines of the index in the folder `directory` cannot be read. Raises OSError."""
+    with _opened(directory) as file:
+        return damaged_lines(file)
+
+
+def _opened(directory: int) -> BinaryIO:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    return open(NAME, "rb", opener=lambda name, _: os.open(name, flags, dir_fd=directory))
 
 
 class Index:

@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 from typing import Any, BinaryIO
 
-from segdl.core.journal import read_lines, seal
+from segdl.core.journal import damaged_lines, read_lines, seal
 from segdl.core.report import Grade, Receipt, SegmentDigests
 
 NAME = "receipts.jsonl"
@@ -69,12 +69,22 @@ def read_receipts(hidden: int) -> dict[str, Receipt]:
 
     Empty if there are none to be read.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        with open(NAME, "rb", opener=lambda name, _: os.open(name, flags, dir_fd=hidden)) as file:
+        with _opened(hidden) as file:
             return _read(file)
     except OSError:
         return {}
+
+
+def receipts_damage(hidden: int) -> int:
+    """How many lines of the receipts in the folder `hidden` cannot be read. Raises OSError."""
+    with _opened(hidden) as file:
+        return damaged_lines(file)
+
+
+def _opened(hidden: int) -> BinaryIO:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    return open(NAME, "rb", opener=lambda name, _: os.open(name, flags, dir_fd=hidden))
 
 
 def _read(file: BinaryIO) -> dict[str, Receipt]:

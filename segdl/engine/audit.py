@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,12 @@ class Standing:
     size: int | None
     held: int
     note: str = ""
+    segments: int | None = None  # of it, where it is known how it is cut
+    segments_held: int = 0  # whole ones, while under way
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class Audit:
     """Where an order stands."""
 
     order: str | None
@@ -74,6 +76,21 @@ class Survey:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What the index of a target under way is of, and what it vouches for."""
+
+    heading: Heading | None = None
+    bytes: int = 0
+    segments: int = 0  # whole ones
+
+    @property
+    def of(self) -> int | None:
+        """How many segments the target has, if that is known."""
+        heading = self.heading
+        return Layout(heading.size, heading.segment_size).count if heading else None
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """What order.json says of one target."""
 
@@ -82,32 +99,37 @@ class Wanted:
     digests: Mapping[str, str]
 
 
-def status(directory: str | os.PathLike[str]) -> Survey:
+def status(directory: str | os.PathLike[str]) -> Audit:
     """Where the order in a directory stands: what it asked for last, and all that was delivered.
 
     Raises UsageError if no segdl has worked there, DiskError.
     """
     with depot(directory) as place:
-        facts, receipts = place.read_order(), receipts_in(place)
-        wanted = {entry.path: entry for entry in entries(facts)}
-        paths = [*wanted, *(p for p in receipts if p not in wanted)]
-        standings = [_of_entry(place, p, wanted.get(p), receipts.get(p)) for p in paths]
-        standings += _strays(place, set(paths))
-        order = facts.get("order")
-        return Survey(order if isinstance(order, str) else None, tuple(standings))
+        return audit(place)
 
 
-def rehearse(targets: Iterable[Target], directory: str | os.PathLike[str]) -> Survey:
+def audit(place: Depot) -> Audit:
+    """Where the order in an open directory stands. Raises OSError."""
+    facts, receipts = place.read_order(), receipts_in(place)
+    wanted = {entry.path: entry for entry in entries(facts)}
+    paths = [*wanted, *(p for p in receipts if p not in wanted)]
+    standings = [_of_entry(place, p, wanted.get(p), receipts.get(p)) for p in paths]
+    standings += _strays(place, set(paths))
+    order = facts.get("order")
+    return Audit(order if isinstance(order, str) else None, tuple(standings))
+
+
+def rehearse(targets: Iterable[Target], directory: str | os.PathLike[str]) -> Audit:
     """Where these targets stand in a directory that need not exist. Raises DiskError."""
     try:
         place = Depot(Path(directory))
     except FileNotFoundError:
-        return Survey(None, tuple(Standing(t.path, State.MISSING, t.size, 0) for t in targets))
+        return Audit(None, tuple(Standing(t.path, State.MISSING, t.size, 0) for t in targets))
     except OSError as error:
         raise disk_error(error) from None
     try:
         receipts = receipts_in(place)
-        return Survey(None, tuple(_of_target(place, t, receipts.get(t.path)) for t in targets))
+        return Audit(None, tuple(_of_target(place, t, receipts.get(t.path)) for t in targets))
     finally:
         place.close()
 
@@ -164,7 +186,7 @@ def _of_entry(place: Depot, path: str, wanted: Wanted | None, receipt: Receipt |
     if wanted is None or receipt is None or answers(wanted, receipt):
         return _standing(place, path, wanted.size if wanted else None, receipt)
     standing = _standing(place, path, wanted.size, None)
-    return Standing(path, standing.state, wanted.size, standing.held, "of an earlier order")
+    return replace(standing, size=wanted.size, note="of an earlier order")
 
 
 def answers(wanted: Wanted, receipt: Receipt) -> bool:
@@ -180,18 +202,27 @@ def _of_target(place: Depot, target: Target, receipt: Receipt | None) -> Standin
 
 
 def _standing(place: Depot, path: str, size: int | None, receipt: Receipt | None) -> Standing:
-    heading, held = vouched(place, work_name(path))
+    held = held_of(place, work_name(path))
     if size is None:
-        size = receipt.size if receipt else heading.size if heading else None
+        size = receipt.size if receipt else held.heading.size if held.heading else None
+    state, note = _state(place, path, receipt, under_way=held.heading is not None)
+    segments = held.of
+    if receipt is not None and held.heading is None:
+        segments = len(receipt.segments.values)
+    return Standing(path, state, size, held.bytes, note, segments, held.segments)
+
+
+def _state(
+    place: Depot, path: str, receipt: Receipt | None, *, under_way: bool
+) -> tuple[State, str]:
     try:
         found = place.find(path)
     except OSError:  # ENOTDIR, ELOOP
-        return Standing(path, State.MISSING, size, held, "a link or a file is in its folder's way")
+        return State.MISSING, "a link or a file is in its folder's way"
     if found is not None:
-        state, note = _of_file(found, receipt)
-        return Standing(path, state, size, held, note)
+        return _of_file(found, receipt)
     note = "gone since it was delivered" if receipt else ""
-    return Standing(path, State.HELD if heading else State.MISSING, size, held, note)
+    return State.HELD if under_way else State.MISSING, note
 
 
 def _of_file(found: os.stat_result, receipt: Receipt | None) -> tuple[State, str]:
@@ -204,19 +235,20 @@ def _of_file(found: os.stat_result, receipt: Receipt | None) -> tuple[State, str
     return State.DELIVERED, ""
 
 
-def vouched(place: Depot, work: str) -> tuple[Heading | None, int]:
-    """What the index in a folder under `work` is of, and the bytes that it vouches for."""
+def held_of(place: Depot, work: str) -> Held:
+    """What the index in a folder under `work` is of, and what it vouches for."""
     with place.look("work", work) as folder:
         if folder is None:
-            return None, 0
+            return Held()
         contents = read_index(folder)
         if contents.heading is None:
-            return None, 0
+            return Held()
         layout = Layout(contents.heading.size, contents.heading.segment_size)
         sizes = dict(_sizes(folder))
         records = (*contents.records.values(), *contents.live_tails())
-        there = (r for r in records if fits(layout, r) and _there(r, sizes))
-        return contents.heading, sum(r.stop - r.start for r in there)
+        there = [r for r in records if fits(layout, r) and _there(r, sizes)]
+        whole = sum(r.covers(layout.segment(r.number)) for r in there)
+        return Held(contents.heading, sum(r.stop - r.start for r in there), whole)
 
 
 def _sizes(folder: int) -> Iterator[tuple[str, int]]:
@@ -238,10 +270,16 @@ def _there(record: Record, sizes: Mapping[str, int]) -> bool:
 def _strays(place: Depot, known: set[str]) -> Iterator[Standing]:
     """What is under way for targets that the last order did not ask for."""
     names = {work_name(path) for path in known}
+    for name in sorted(set(work_names(place)) - names):
+        held = held_of(place, name)
+        if (heading := held.heading) is not None and _within(heading.path):
+            yield Standing(
+                heading.path, State.HELD, heading.size, held.bytes, "of an earlier order",
+                held.of, held.segments,
+            )  # fmt: skip
+
+
+def work_names(place: Depot) -> list[str]:
+    """The names under `work`, one for each target under way."""
     with place.look("work") as folder:
-        others = [] if folder is None else sorted(set(dict(_sizes(folder))) - names)
-    for name in others:
-        heading, held = vouched(place, name)
-        if heading is not None and _within(heading.path):
-            note = "of an earlier order"
-            yield Standing(heading.path, State.HELD, heading.size, held, note)
+        return [] if folder is None else sorted(os.listdir(folder))

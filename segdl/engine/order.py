@@ -23,6 +23,7 @@ from segdl.edges.index import read_index
 from segdl.edges.manifest_file import ManifestFile
 from segdl.edges.transport import Reach
 from segdl.edges.workspace import Workspace, work_name
+from segdl.engine.chronicle import Chronicle
 from segdl.engine.control import Control
 from segdl.engine.delivery import Delivery
 from segdl.engine.desk import Desk
@@ -57,7 +58,8 @@ class Order:
         self._workspace = workspace
         self._delivery = delivery
         self._options = options
-        self._listener = listener
+        self._chronicle = Chronicle(workspace.hidden)
+        self._listener = self._chronicle.heard_by(listener)
         self._events: queue.SimpleQueue[events.Event | None] = (
             queue.SimpleQueue()
         )  # None: a thread left
@@ -75,6 +77,12 @@ class Order:
     def run(self, receipts: Mapping[str, Receipt], control: Control) -> Report:
         """Deliver what is not delivered yet. Raises UsageError for what no server could be reached
         with, and what a listener raises, after a clean end."""
+        try:
+            return self._run(receipts, control)
+        finally:
+            self._chronicle.close()
+
+    def _run(self, receipts: Mapping[str, Receipt], control: Control) -> Report:
         began = time.monotonic()
         try:
             reach = reach_of(self._manifest, self._options)
@@ -165,6 +173,7 @@ class Order:
             if (now := time.monotonic()) >= due:
                 due = now + _TICK
                 self._listener(self._progress(now))
+                self._chronicle.keep_up(now)
             if self._desk.stopped is not None:
                 self._abort()
             elif not self._left:
@@ -175,7 +184,9 @@ class Order:
     def _hire(self, reach: Reach) -> None:
         """Start as many workers as are allowed by now."""
         for number in range(len(self._workers), self._desk.allowed):
-            worker = Worker(number, self._desk, reach, lambda: self._events.put(None))
+            worker = Worker(
+                number, self._desk, reach, self._chronicle.note, lambda: self._events.put(None)
+            )
             self._workers.append(worker)
             worker.start()
 

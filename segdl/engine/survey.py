@@ -52,7 +52,7 @@ from segdl.edges.transport import Answer, Connection, Reach
 from segdl.edges.trial import try_out
 from segdl.edges.workspace import Depot, is_file, work_name
 from segdl.engine import chosen
-from segdl.engine.audit import State, rehearse, vouched
+from segdl.engine.audit import State, held_of, rehearse
 from segdl.engine.front import MOST_COPIED
 from segdl.engine.order import reach_of
 from segdl.engine.task import goes_on
@@ -169,11 +169,10 @@ def _looked_at(blank: Sequence[Outset], output: Path) -> list[Outset]:
 
 def _standing(place: Depot, target: Target, segment: int | None) -> Outset:
     """Where a target that is not delivered stands."""
-    heading, used = vouched(place, work_name(target.path))
-    pin = None
-    if heading is not None and goes_on(target, target.urls, heading):
+    held, pin = held_of(place, work_name(target.path)), None
+    if (heading := held.heading) is not None and goes_on(target, target.urls, heading):
         pin, segment = heading.pin, heading.segment_size
-    outset = Outset(target, used=used, pin=pin, segment=segment)
+    outset = Outset(target, used=held.bytes, pin=pin, segment=segment)
     found = attempted(place.find, target.path)
     if isinstance(found, SegdlError):
         return replace(outset, blocked=found)

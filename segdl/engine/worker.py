@@ -25,6 +25,7 @@ from segdl.core.options import KIB
 from segdl.core.pace import StallWatch
 from segdl.core.report import Receipt
 from segdl.core.schedule import Fetch
+from segdl.core.timeline import Exchange, exchange
 from segdl.core.urls import ShareURL
 from segdl.core.verdict import Ask
 from segdl.edges.parts import Part
@@ -45,10 +46,19 @@ class Dropped(Exception):
 class Worker(threading.Thread):
     """One thread with one connection, until there is no more work."""
 
-    def __init__(self, number: int, desk: Desk, reach: Reach, leave: Callable[[], None]) -> None:
-        """`leave` is called last of all, in the worker's own thread."""
+    def __init__(
+        self,
+        number: int,
+        desk: Desk,
+        reach: Reach,
+        note: Callable[[Exchange], None],
+        leave: Callable[[], None],
+    ) -> None:
+        """`note` is told of every request; `leave` is called last of all, in the worker's own
+        thread."""
         super().__init__(name=f"segdl-{number}", daemon=True)
         self._number = number
+        self._note = note
         self._leave = leave
         self._work: Fetch | Assist | None = None
         self._gained = 0  # bytes of this work beyond the furthest that was reached before
@@ -195,14 +205,7 @@ class Worker(threading.Thread):
         if self._interrupted():
             raise Dropped
         self._desk.outlook.check(url)
-        try:
-            answer = self._connection.open(url, ask)
-        except SegdlError as error:
-            if isinstance(error, ExpiredError):
-                self._desk.outlook.refused(url, error)
-            if self._interrupted():
-                raise Dropped from None
-            raise self._reconsidered(task, error) from None
+        answer = self._exchange(task, url, ask)
         self._answered(task, work, answer)
         self._desk.outlook.answered(url, answer)
         if answer.accepted.whole and not work.probe:
@@ -210,6 +213,23 @@ class Worker(threading.Thread):
             raise self._reconsidered(task, NoRangesError("the server ignores Range"))
         task.ranged = task.ranged or not answer.accepted.whole
         return answer
+
+    def _exchange(self, task: Task, url: ShareURL, ask: Ask) -> Answer:
+        """One request, noted for the timeline with what came of it."""
+        at, began = time.time(), time.monotonic()
+        outcome = attempted(self._connection.open, url, ask)
+        spent, heard, error = time.monotonic() - began, self._connection.heard, None
+        if isinstance(outcome, SegdlError):
+            if isinstance(outcome, ExpiredError):
+                self._desk.outlook.refused(url, outcome)
+            if self._interrupted():
+                raise Dropped from None
+            error = outcome = self._reconsidered(task, outcome)
+        span, name = (ask.start, ask.stop), task.target.path
+        self._note(exchange(url, span, name, self._number, (at, spent), heard, error))
+        if isinstance(outcome, SegdlError):
+            raise outcome
+        return outcome
 
     def _answered(self, task: Task, work: Fetch, answer: Answer) -> None:
         task.answered(work.mirror, answer.accepted)

@@ -1,5 +1,6 @@
 """The network, behind httpx: a connection a worker."""
 
-from segdl.edges.transport.connection import Answer, Connection, Reach
+from segdl.edges.transport.connection import Answer, Connection
+from segdl.edges.transport.reach import Reach
 
 __all__ = ["Answer", "Connection", "Reach"]

@@ -11,13 +11,9 @@ from __future__ import annotations
 
 import errno
 import functools
-import importlib.util
-import ssl
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import httpx
 
@@ -25,7 +21,6 @@ from segdl.core.complaint import read_complaint
 from segdl.core.errors import (
     BrokenError,
     BusyError,
-    DiskError,
     MisansweredError,
     RefusedError,
     SegdlError,
@@ -33,11 +28,13 @@ from segdl.core.errors import (
     UsageError,
     disk_error,
 )
-from segdl.core.options import Endpoint
 from segdl.core.pace import StallWatch
 from segdl.core.ranges import range_header
+from segdl.core.timeline import Heard
 from segdl.core.urls import ShareURL, URLProblem, redirect
 from segdl.core.verdict import Accepted, Ask, Head, http_date, judge
+from segdl.edges.transport.blot import Blotter, masked
+from segdl.edges.transport.reach import Reach, check_proxy, system_proxy
 from segdl.edges.transport.wire import Body, LookupFailed, TLSRejected, WireTransport
 from segdl.version import VERSION
 
@@ -47,77 +44,11 @@ _WINDOW = 256 * 1024  # bytes: received and not read
 _EXCERPT = 16 * 1024
 _PROXIED = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), 5.0)}  # seconds
 _REDIRECT_STATUS = {301, 302, 303, 307, 308}
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """How servers are reached: plain values, shared by all connections of a run."""
-
-    timeout: float  # seconds: the stall window
-    ca_file: str | None = None
-    cert: str | None = None  # a client certificate in PEM, ...
-    key: str | None = None  # ... and its key, where that is in a file of its own
-    proxy: str | None = field(default=None, repr=False)
-    connect_to: Mapping[Endpoint, Endpoint] = field(default_factory=dict)
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # to the first origin
-    by_origin: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
-
-    def check(self) -> None:
-        """Raises UsageError for what no connection could be made with."""
-        if self.key is not None and self.cert is None:
-            raise UsageError("--key: there is no --cert that it is the key of")
-        if self.cert is not None:
-            self.tls(own=True)
-        if self.proxy is not None:
-            _check_proxy(self.proxy)
-
-    def tls(self, *, own: bool) -> ssl.SSLContext:
-        """The TLS context; only with `own` it shows the client certificate."""
-        return trust(self.ca_file, self.cert, self.key) if own else trust(self.ca_file)
-
-
-@functools.cache
-def trust(ca_file: str | None, cert: str | None = None, key: str | None = None) -> ssl.SSLContext:
-    """A TLS context: the system's trust store, or `ca_file`; with a client certificate, or none.
-
-    Raises DiskError for the former, UsageError for the latter.
-    """
-    try:
-        context = ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
-        reason = error.strerror or "it holds no certificate"
-        raise DiskError(f"--ca-file {ca_file} cannot be used: {reason}") from None
-    if cert is not None:
-        _identify(context, cert, key)
-    return context
-
-
-class _Locked(Exception):
-    """A key asks for a password, and nobody is there to be asked."""
-
-
-def _identify(context: ssl.SSLContext, cert: str, key: str | None) -> None:
-    def never_ask() -> str:
-        raise _Locked
-
-    try:
-        context.load_cert_chain(cert, key, password=never_ask)
-    except _Locked:
-        raise UsageError(
-            f"the key in {key or cert} is locked by a password, which segdl never asks for: "
-            "give --key a copy that is not (openssl pkey -in KEY -out COPY)"
-        ) from None
-    except (OSError, ssl.SSLError) as error:
-        named = f"--cert {cert}" + (f" with --key {key}" if key else "")
-        raise UsageError(f"{named} cannot be used: {_unusable(error)}") from None
-
-
-def _unusable(error: OSError) -> str:
-    if not isinstance(error, ssl.SSLError):
-        return error.strerror or "it cannot be read"
-    if error.reason == "KEY_VALUES_MISMATCH":
-        return "the key is another certificate's"
-    return "it has no certificate, or no key, in PEM"
+_REQUEST_IDS = (
+    "x-amz-request-id", "x-oss-request-id", "x-cos-request-id", "x-obs-request-id",
+    "x-ms-request-id", "x-guploader-uploadid", "x-request-id", "cf-ray",
+)  # fmt: skip
+_SHOWN = {"etag", "content-range", "content-encoding", *_REQUEST_IDS}  # in messages and files
 
 
 class Answer:
@@ -184,11 +115,16 @@ class Connection:
         self._proxied: dict[tuple[str, bool], httpx.BaseTransport] = {}
         self._at_home = True  # the request goes to the origin that the manifest names
         self._response: httpx.Response | None = None
+        values = [value for _, value in reach.headers]
+        values += [value for sent in reach.by_origin.values() for value in sent.values()]
+        self._blotter = Blotter(values)
+        self.heard: Heard | None = None  # of the answer to the last `open`, accepted or not
 
     def open(self, url: ShareURL, ask: Ask) -> Answer:
         """Ask for bytes of an object. Raises a SegdlError that `core.schedule` can settle."""
         way = [url]  # of redirects: each may be a share URL of its own
-        with _masking(way):
+        self.heard = None
+        with self._blotter.cleaning(way):
             return self._open(way, ask)
 
     def document(self, url: ShareURL, largest: int, seconds: float) -> bytes:
@@ -197,15 +133,13 @@ class Connection:
         Raises a SegdlError, also if it is more than `largest` bytes.
         """
         way, deadline = [url], time.monotonic() + seconds
-        with _masking(way):
+        with self._blotter.cleaning(way):
             response = self._response = self._follow(way, None)
             try:
                 body: Body = response.extensions.get("body") or _IteratedBody(response)
                 if response.status_code != 200:
-                    shown = _masked(way, self._excerpt(response, body).decode("latin-1"))
-                    headers = _headers(response, way)
-                    head = Head(response.status_code, headers, shown.encode("latin-1"))
-                    raise _no_document(head)
+                    excerpt = self._excerpt(response, body)
+                    raise _no_document(self._head(response, way, excerpt))
                 return self._whole(body, largest, deadline)
             finally:
                 response.close()
@@ -231,10 +165,7 @@ class Connection:
         try:
             body: Body = response.extensions.get("body") or _IteratedBody(response)
             excerpt = self._excerpt(response, body) if _suspicious(response) else b""
-            # Masked before it is read: a message that is cut could end in half a secret.
-            shown = _masked(way, excerpt.decode("latin-1")).encode("latin-1")
-            head = Head(response.status_code, _headers(response, way), shown)
-            verdict = judge(ask, head, time.time())
+            verdict = judge(ask, self._head(response, way, excerpt), time.time())
         except BaseException:
             response.close()
             raise
@@ -243,6 +174,26 @@ class Connection:
             return Answer(verdict, response, body, prefix)
         response.close()
         raise verdict
+
+    def _head(self, response: httpx.Response, way: Sequence[ShareURL], excerpt: bytes) -> Head:
+        """What an answer says of itself, without what it echoes of a secret.
+
+        All but the ETag, which has to go back as it came. The excerpt is cleaned before it is read:
+        a message that is cut could end in half a secret.
+        """
+        status = response.status_code
+        raw = [(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in response.headers.raw]
+        shown = masked(way, "\n".join(v for _, v in raw)).split("\n")  # at once: it is not cheap
+        clean = [
+            (k, self._blotter.without_values(s) if k in _SHOWN else s)
+            for (k, _), s in zip(raw, shown, strict=bool(raw))
+        ]
+        said = dict(clean)
+        request_id = next((said[name] for name in _REQUEST_IDS if name in said), None)
+        self.heard = Heard(way[-1].netloc, status, request_id, said.get("etag"))
+        told = tuple(v if v[0] == "etag" else c for v, c in zip(raw, clean, strict=True))
+        words = self._blotter.clean(way, excerpt.decode("latin-1")).encode("latin-1")
+        return Head(status, told, words)
 
     def _follow(self, way: list[ShareURL], ask: Ask | None) -> httpx.Response:
         for _ in range(_REDIRECTS + 1):
@@ -263,7 +214,7 @@ class Connection:
         headers = self._headers(first, url, ask)
         self._at_home = url.origin == first.origin
         try:
-            proxy = self._reach.proxy or _system_proxy(url)
+            proxy = self._reach.proxy or system_proxy(url)
             if proxy is None:
                 extensions = {"target": url.target}
                 request = httpx.Request("GET", where, headers=headers, extensions=extensions)
@@ -320,12 +271,14 @@ class Connection:
         return self._proxied[way]
 
     def _proxied_by(self, proxy: str) -> httpx.BaseTransport:
-        url = _check_proxy(proxy)
+        url = check_proxy(proxy)
         # Without a context of ours httpcore trusts certifi here, and refuses one for plain http.
         inner = self._reach.tls(own=False) if url.scheme == "https" else None
+        reached = httpx.Proxy(url, ssl_context=inner)
+        self._blotter.learn(reached)
         return httpx.HTTPTransport(
             verify=self._reach.tls(own=self._at_home),
-            proxy=httpx.Proxy(url, ssl_context=inner),
+            proxy=reached,
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
         )
 
@@ -400,38 +353,10 @@ def _with(headers: dict[str, str], more: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in headers.items() if k.lower() not in names} | dict(more)
 
 
-def _check_proxy(proxy: str) -> httpx.URL:
-    """A proxy's URL. Raises UsageError, whose message never has it: it may hold a password."""
-    try:
-        url = httpx.URL(proxy)
-    except httpx.InvalidURL:
-        raise UsageError("the proxy's URL cannot be read") from None
-    if url.scheme not in ("http", "https", "socks5", "socks5h"):
-        raise UsageError("the proxy's URL begins with none of http, https, socks5 and socks5h")
-    if url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
-        raise UsageError(
-            "a socks5 proxy wants a package that is not here: pip install httpx[socks]"
-        )
-    return url
-
-
 @functools.lru_cache(maxsize=64)
 def _bare(scheme: str, host: str, port: int) -> httpx.URL:
     """Where to connect to: httpx sees neither path nor query, which it would rewrite."""
     return httpx.URL(scheme=scheme, host=host, port=port, path="/")
-
-
-@contextmanager
-def _masking(way: list[ShareURL]) -> Iterator[None]:
-    """No error tells what the query of a URL on the way has."""
-    try:
-        yield
-    except SegdlError as error:
-        error.message = _masked(way, error.message)
-        error.args = (error.message,)
-        error.code = _masked(way, error.code) if error.code else None
-        error.request_id = _masked(way, error.request_id) if error.request_id else None
-        raise
 
 
 def _no_document(head: Head) -> SegdlError:
@@ -444,22 +369,6 @@ def _no_document(head: Head) -> SegdlError:
         code=complaint.code,
         request_id=complaint.request_id or head.get("x-amz-request-id"),
     )
-
-
-def _masked(way: list[ShareURL], text: str) -> str:
-    for url in way:
-        text = url.mask(text)
-    return text
-
-
-def _headers(response: httpx.Response, way: list[ShareURL]) -> tuple[tuple[str, str], ...]:
-    """The answer's headers, with what they echo of a share URL blotted out.
-
-    Not so the ETag, which has to go back as it came.
-    """
-    raw = [(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in response.headers.raw]
-    shown = _masked(way, "\n".join(v for _, v in raw)).split("\n")  # at once: it is not cheap
-    return tuple((k, v if k == "etag" else s) for (k, v), s in zip(raw, shown, strict=bool(raw)))
 
 
 def _suspicious(response: httpx.Response) -> bool:
@@ -493,18 +402,6 @@ def _translate(error: Exception, url: ShareURL) -> SegdlError:
 
 def _reason(error: Exception) -> str:
     return str(error)[:120] if isinstance(error, httpx.RemoteProtocolError) else "bad request"
-
-
-def _system_proxy(url: ShareURL) -> str | None:
-    proxies = _proxies()
-    if not proxies or urllib.request.proxy_bypass(url.host):
-        return None
-    return proxies.get(url.scheme) or proxies.get("all")
-
-
-@functools.cache
-def _proxies() -> dict[str, str]:
-    return urllib.request.getproxies()
 
 
 def _shut(raw: object) -> None:
