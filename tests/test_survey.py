@@ -90,7 +90,7 @@ def notes(found: dict[str, Any]) -> str:
 
 def test_an_order_that_can_be_done(case: Case) -> None:
     for n in range(3):
-        case.put(DATA, f"/orders/{n}.7z", query=signed(7200))
+        case.put(DATA, f"/orders/{n}.7z", query=signed(7190))
     ended = plan(case, "--rate", "2MiB")
     assert ended.returncode == 0, ended.stdout
     assert ended.stdout.splitlines()[-1] == "GO: segdl order.json -o out"

@@ -127,10 +127,9 @@ TABLE: tuple[Setting, ...] = (
             knob="patience"),
     Setting("timeout", "SECONDS", "how long a connection may stall [30]", parse_span,
             knob="timeout"),
-    Setting("select", "GLOB", "only the files that match (may be repeated)", many=True,
-            knob="select"),
-    Setting("exclude", "GLOB", "not the files that match (may be repeated)", many=True,
-            knob="exclude"),
+    Setting("select", "GLOB", "only the files that match (--exclude GLOB: not those)",
+            many=True, knob="select"),
+    Setting("exclude", "GLOB", argparse.SUPPRESS, many=True, knob="exclude"),
     Setting("shard", "I/N", "the I-th of N disjoint parts of the order", parse_shard,
             knob="shard"),
     Setting("progress", "HOW", "auto, bar, plain, json (on standard output), none", _progress),
@@ -187,7 +186,7 @@ def add_settings(parser: Parser, *, but: Collection[str] = ()) -> None:
             parser.add_argument(
                 *flags, action="append_const", const="true", dest=setting.name, help=setting.help
             )
-    parser.add_argument("--config", metavar="FILE", help=f"settings; else ./{FILE}, or the user's")
+    parser.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)  # the epilog has it
 
 
 def read_settings(given: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
