@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from segdl.engine.audit import Standing
 
 USAGE = "[get] MANIFEST [option ...]     (MANIFEST: a file, - or a URL)"
-NOTE = "Each also as SEGDL_CONNECTIONS=4; or connections = 4 in segdl.toml (--config FILE)"
+NOTE = "Each also as SEGDL_CONNECTIONS=4, or in segdl.toml (--config FILE)"
 
 
 def run(arguments: list[str], signals: Signals) -> int:

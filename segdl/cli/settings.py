@@ -102,6 +102,14 @@ def _readable(text: str) -> str:
         raise ValueError(f"{text[:80]!r} cannot be read ({error.strerror})") from None
 
 
+def _folder(text: str) -> str:
+    """A folder that is there, said now and not when the order has begun."""
+    path = _path(text)
+    if not path.is_dir():
+        raise ValueError(f"{text[:80]!r} is no folder that can be read")
+    return str(path)
+
+
 def _certificate(text: str) -> str:
     """A client certificate; `FILE:PASSWORD`, as curl has it, is refused and not repeated."""
     name, colon, _ = text.partition(":")
@@ -146,6 +154,8 @@ TABLE: tuple[Setting, ...] = (
             parse_connect_to, many=True, knob="connect_to"),
     Setting("header", "'K: V'", "send this header too (repeatable)", parse_header, many=True,
             separators="\n", knob="headers"),
+    Setting("from", "DIR", "take what is proved there, fetch only the rest",
+            _folder, many=True, knob="sources"),
     Setting("refresh-command", "CMD", "run this for fresh links: it writes a manifest",
             parse_command, knob="refresh_command"),
 )  # fmt: skip

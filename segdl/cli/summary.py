@@ -10,7 +10,7 @@ from pathlib import Path
 from segdl.cli import wording
 from segdl.core.complaint import printable
 from segdl.core.errors import ExitCode, ExpiredError, StoppedError
-from segdl.core.report import Failure, Grade, LeftOut, Receipt, Report
+from segdl.core.report import Failure, Grade, LeftOut, Receipt, Report, Taken
 
 SHOWN = 20  # failures that are told in full
 
@@ -20,6 +20,7 @@ def summary(report: Report, manifest: str, output: Path) -> Iterator[str]:
     yield _delivered(report, output)
     if report.bytes:
         yield _fetched(report)
+    yield from _taken(report.taken)
     if report.receipts:
         yield "Proof: " + ", ".join(_proofs(report.receipts))
     yield from _not_resumable(report.receipts)
@@ -41,6 +42,15 @@ def _fetched(report: Report) -> str:
     rate = wording.rate(report.bytes / max(report.seconds, 0.001))
     fetched = f"{wording.size(report.bytes)} ({report.bytes} bytes)"
     return f"Fetched {fetched} in {wording.span(report.seconds)}, {rate}"
+
+
+def _taken(taken: Taken) -> Iterator[str]:
+    if taken.files:
+        files = wording.count(taken.files, "file")
+        yield f"Taken from what is here: {wording.size(taken.bytes)} of {files}"
+    if taken.unproved:
+        files = wording.count(taken.unproved, "file")
+        yield f"Not taken: {files} that nothing in the manifest proves (no hash, no pieces)"
 
 
 def _proofs(receipts: tuple[Receipt, ...]) -> Iterator[str]:

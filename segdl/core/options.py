@@ -197,6 +197,7 @@ class Options:
     proxy: str | None = field(default=None, repr=False)  # may hold credentials
     connect_to: tuple[tuple[Endpoint, Endpoint], ...] = ()
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    sources: tuple[str, ...] = ()  # folders with files that came by another way
     # The words of what is run for a fresh manifest on its standard output.
     refresh_command: tuple[str, ...] = field(default=(), repr=False)
 

@@ -57,6 +57,15 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """What came from the folders that were named with `--from`."""
+
+    files: int = 0  # targets that something was taken for
+    bytes: int = 0
+    unproved: int = 0  # targets of which there was a file, and nothing in the manifest to prove it
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A target that was not delivered, and why."""
 
@@ -85,6 +94,7 @@ class Report:
     skipped: frozenset[str] = field(default_factory=frozenset)  # paths that were there already
     stopped: ExitCode | None = None  # the run was stopped from outside
     left_out: tuple[LeftOut, ...] = ()  # mirrors
+    taken: Taken = Taken()
 
     @property
     def exit_code(self) -> ExitCode:

@@ -57,18 +57,23 @@ def read_back(merged: int, record: Record, digests: Iterable[Hasher]) -> bool:
     Raises OSError.
     """
     own = hasher(RECORD)
-    hashers = (own, *digests)
-    block = memoryview(bytearray(min(_BLOCK, record.stop - record.start)))
-    at = record.start
-    while at < record.stop:
-        wanted = block[: record.stop - at]
-        count = os.preadv(merged, [wanted], at)
+    whole = feed(merged, record.start, record.stop, (own, *digests))
+    return whole and own.hexdigest() == record.digest
+
+
+def feed(file: int, start: int, stop: int, digests: Iterable[Hasher]) -> bool:
+    """Feed a file's bytes [start, stop) to `digests`; False if it ends before. Raises OSError."""
+    hashers = tuple(digests)
+    block = memoryview(bytearray(min(_BLOCK, stop - start)))
+    while start < stop:
+        wanted = block[: stop - start]
+        count = os.preadv(file, [wanted], start)
         if not count:
             return False
         for running in hashers:
             running.update(wanted[:count])
-        at += count
-    return own.hexdigest() == record.digest
+        start += count
+    return True
 
 
 def seal(merged: int, size: int, mode: int) -> os.stat_result:

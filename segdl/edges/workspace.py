@@ -63,6 +63,18 @@ class Depot:
         with self._parent(path) as (folder, name):
             return os.open(name, flags, dir_fd=folder)
 
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Every plain file below, but segdl's own, with its size in bytes; links are not followed,
+        and what cannot be read is passed over."""
+        for folder, inner, names, here in os.fwalk(".", dir_fd=self.root):
+            if HIDDEN in inner:
+                inner.remove(HIDDEN)
+            for name in names:
+                with suppress(OSError):
+                    found = os.stat(name, dir_fd=here, follow_symlinks=False)
+                    if is_file(found):
+                        yield f"{folder}/{name}".removeprefix("./"), found.st_size
+
     @contextmanager
     def look(self, *names: str) -> Iterator[int | None]:
         """The folder `.segdl`, or one in it, as a descriptor; None if it is not there."""

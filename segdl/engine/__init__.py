@@ -21,6 +21,7 @@ from segdl.engine.control import Control
 from segdl.engine.delivery import Delivery
 from segdl.engine.order import Listener, Order
 from segdl.engine.premises import premises
+from segdl.engine.salvage import salvage
 
 LARGEST_MANIFEST = 128 * 1024 * 1024  # bytes
 
@@ -134,14 +135,15 @@ def _run(
     file: ManifestFile | None,
 ) -> Report:
     targets = chosen(manifest, options)
-    workspace.write_order(_facts(manifest, targets))
-    receipts = Receipts(workspace.hidden)
-    try:
-        delivery = Delivery(workspace, receipts, overwrite=options.overwrite)
-        order = Order(manifest, targets, workspace, delivery, options, listener, file)
-        return order.run(receipts.read(), control)
-    finally:
-        receipts.close()
+    with salvage(options.sources, targets) as found:
+        workspace.write_order(_facts(manifest, targets))
+        receipts = Receipts(workspace.hidden)
+        try:
+            delivery = Delivery(workspace, receipts, overwrite=options.overwrite)
+            order = Order(manifest, targets, workspace, delivery, options, found, listener, file)
+            return order.run(receipts.read(), control)
+        finally:
+            receipts.close()
 
 
 def _facts(manifest: Manifest, targets: tuple[Target, ...]) -> dict[str, object]:

@@ -102,6 +102,7 @@ class Desk:
         self._worked: dict[int, float] = {}  # CPU seconds by worker
         self._since: dict[int, tuple[float, int]] = {}  # worker: when its work began, bytes then
         self._aid = Aid()
+        self._offered: dict[int, None] = {}  # in order; they cost a number until their turn comes
         self._drafts: dict[int, int] = {}  # bytes of those that are complete and not delivered
         self._gathering = 0  # mergers that wait for more drafts
         self._held_back = 0  # workers that wait for mergers
@@ -114,20 +115,31 @@ class Desk:
         urls = self.targets[number].urls
         self._schedule.expect(number, _hosts(urls), last_end(urls))
 
-    def enter(self, number: int, task: Task) -> None:
-        """Put a target into the schedule that an index is there for."""
+    def enter(self, number: int, task: Task, *, offered: bool = False) -> None:
+        """Put a target into the schedule that an index is there for; or more of it is `offered`
+        elsewhere, which is looked at before anything is fetched."""
         self.tasks[number] = task
-        task.unseen = True
+        task.unseen, task.offered = True, offered
         self._schedule.add(
             number,
             _hosts(task.urls),
             task.layout.count,
             task.front.held,
-            pinned=task.pin is not None,
+            pinned=task.pin is not None and not offered,
             merge=True,
             epoch=task.epoch,
             end=last_end(task.urls),
         )
+
+    def offer(self, number: int) -> None:
+        """Put a target aside that may be here, in part or whole: a merger looks for it there, and
+        then puts it into the schedule."""
+        self._offered[number] = None
+
+    def _enter_offered(self) -> None:
+        number = next(iter(self._offered))
+        del self._offered[number]
+        self.enter(number, self._make_task(self.targets[number]), offered=True)
 
     def deliver_before(self, number: int, receipt: Receipt) -> None:
         """A target was delivered by an earlier run."""
@@ -160,6 +172,8 @@ class Desk:
                     continue
                 now = time.monotonic()
                 match self._schedule.take(worker, now, current):
+                    case Finished() if self._offered:
+                        self._change.wait()
                     case Finished():
                         self._finished = True
                         self._notify_all()
@@ -251,7 +265,10 @@ class Desk:
                 if (work := self._schedule.take_merge()) is None:
                     if self.stopped is not None:
                         break
-                    self._due.wait()
+                    if self._offered:
+                        self._enter_offered()
+                    else:
+                        self._due.wait()
                 elif self._is_draft(work):
                     return self._gather(work)
                 elif self.stopped is None:
@@ -348,6 +365,14 @@ class Desk:
             self._change.notify_all()
         self.started(work.job, task)
 
+    def looked(self, job: int, task: Task) -> None:
+        """What was on disk of a target, here or elsewhere, is known."""
+        if task.offered:
+            with self._change:
+                self._schedule.learn(job, task.layout.count, task.front.held)
+                self._change.notify_all()
+        self.started(job, task)
+
     def started(self, job: int, task: Task) -> None:
         """It is known what a target is."""
         self.tally.learn(job, task.target, task.layout.size)
@@ -434,6 +459,10 @@ class Desk:
     def condemn(self, job: int, task: Task, error: DigestError) -> None:
         """The whole is not what the manifest says: fetch it again once, then give up."""
         with self._change:
+            if brought := task.forget_brought():
+                for segment in brought:
+                    self._schedule.lost(job, segment)
+                return
             mirrors = len(task.urls)
             if task.condemned >= mirrors:
                 self._schedule.over(job)
@@ -457,7 +486,7 @@ class Desk:
         """A target is delivered, or was there already."""
         with self._change:
             self.receipts[job] = receipt
-            if not fetched:
+            if not fetched and not task.brought:
                 self.recognised.add(receipt.path)
             self._count_delivered(job, receipt)
             self.failures.pop(job, None)

@@ -16,6 +16,7 @@ from segdl.core.report import Receipt
 from segdl.core.schedule import Merge
 from segdl.engine.delivery import Delivery
 from segdl.engine.desk import Desk
+from segdl.engine.salvage import Salvage
 from segdl.engine.task import Task
 
 
@@ -23,12 +24,18 @@ class Merger(threading.Thread):
     """One thread that takes merges, until there is no more work."""
 
     def __init__(
-        self, number: int, desk: Desk, delivery: Delivery, leave: Callable[[], None]
+        self,
+        number: int,
+        desk: Desk,
+        delivery: Delivery,
+        salvage: Salvage,
+        leave: Callable[[], None],
     ) -> None:
         """`leave` is called last of all, in the merger's own thread."""
         super().__init__(name=f"segdl-merger-{number}", daemon=True)
         self._desk = desk
         self._delivery = delivery
+        self._salvage = salvage
         self._leave = leave
 
     def run(self) -> None:
@@ -72,14 +79,16 @@ class Merger(threading.Thread):
         """Whether to go on with a target of which something was on disk before this run."""
         try:
             receipt = self._delivery.examine(task, self._desk.is_stopped)
+            if receipt is None:
+                self._delivery.require_room(task)
+                self._salvage.plant(task, self._desk.is_stopped)
         except StoppedError:
             return False  # the run ends, and says so of every target that is left
         task.unseen = False
         if receipt is not None:
             self._desk.delivered(work.job, task, receipt, fetched=False)
         elif task.pin is not None:
-            self._delivery.require_room(task)
-            self._desk.started(work.job, task)
+            self._desk.looked(work.job, task)
         return receipt is None
 
     def _deliver_drafts(self, drafts: Sequence[tuple[Merge, Task]]) -> None:
@@ -95,7 +104,8 @@ class Merger(threading.Thread):
         """What becomes of a target that was to be delivered."""
         match outcome:
             case Receipt():
-                self._desk.delivered(work.job, task, outcome, fetched=True)
+                fetched = not task.brought or task.brought < outcome.size
+                self._desk.delivered(work.job, task, outcome, fetched=fetched)
             case DigestError():
                 self._desk.condemn(work.job, task, outcome)
             case error:

@@ -29,6 +29,7 @@ from segdl.engine.delivery import Delivery
 from segdl.engine.desk import Desk
 from segdl.engine.merger import Merger
 from segdl.engine.renewal import Renewal
+from segdl.engine.salvage import Salvage
 from segdl.engine.task import Task
 from segdl.engine.worker import Worker
 
@@ -49,6 +50,7 @@ class Order:
         workspace: Workspace,
         delivery: Delivery,
         options: Options,
+        salvage: Salvage,
         listener: Listener,
         file: ManifestFile | None = None,
     ) -> None:
@@ -57,6 +59,7 @@ class Order:
         self._targets = targets
         self._workspace = workspace
         self._delivery = delivery
+        self._salvage = salvage
         self._options = options
         self._chronicle = Chronicle(workspace.hidden)
         self._listener = self._chronicle.heard_by(listener)
@@ -118,6 +121,8 @@ class Order:
                         self._workspace.remove_work(target.path)
                 elif begun:
                     tasks[number] = self._begun(target)
+                elif self._salvage.offers(target):
+                    self._desk.offer(number)
                 else:
                     if receipt is not None and self._delivery.perhaps(target, receipt):
                         self._offers[target.path] = receipt
@@ -125,7 +130,8 @@ class Order:
             except OSError as error:
                 self._failed[number] = disk_error(error)
         for number in sorted(tasks, key=lambda number: last_end(self._targets[number].urls)):
-            self._desk.enter(number, tasks[number])
+            offered = self._salvage.offers(self._targets[number])
+            self._desk.enter(number, tasks[number], offered=offered)
         self._before = frozenset(receipt.path for receipt in before)
         tally, held = self._desk.tally, self._desk.present()
         self._listener(
@@ -192,7 +198,9 @@ class Order:
 
     def _hire_mergers(self) -> None:
         for number in range(min(len(os.sched_getaffinity(0)), len(self._targets))):
-            merger = Merger(number, self._desk, self._delivery, lambda: self._events.put(None))
+            merger = Merger(
+                number, self._desk, self._delivery, self._salvage, lambda: self._events.put(None)
+            )
             self._mergers.append(merger)
             merger.start()
 
@@ -273,6 +281,7 @@ class Order:
             skipped=self._before | self._desk.recognised,
             stopped=self._desk.stopped if failures else None,
             left_out=tuple(self._desk.left_out.values()),
+            taken=self._salvage.taken(t for t in self._targets if t.path not in self._before),
         )
         self._deliver_events(0.0)
         finished = events.OrderFinished(

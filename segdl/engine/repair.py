@@ -27,6 +27,7 @@ from segdl.engine.control import Control
 from segdl.engine.delivery import Delivery, asked_for
 from segdl.engine.order import Listener, Order
 from segdl.engine.premises import premises
+from segdl.engine.salvage import salvage
 from segdl.engine.verify import Finding, Verdict
 
 
@@ -46,7 +47,7 @@ def repair(
     rotten = {f.path: f for f in findings if f.verdict is Verdict.ROTTEN}
     targets = tuple(target for target in manifest.targets if target.path in rotten)
     options, control = options or Options(), control or Control()
-    with premises(into) as workspace:
+    with premises(into) as workspace, salvage(options.sources, targets) as found:
         receipts = Receipts(workspace.hidden)
         try:
             known = receipts.read()
@@ -56,7 +57,7 @@ def repair(
                     _Seed(workspace, target, finding, receipt).plant(control)
             delivery = Delivery(workspace, receipts, overwrite=True)
             listener = on_event or (lambda event: None)
-            order = Order(manifest, targets, workspace, delivery, options, listener)
+            order = Order(manifest, targets, workspace, delivery, options, found, listener)
             return order.run({}, control)  # no receipt is believed here
         finally:
             receipts.close()

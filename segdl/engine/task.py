@@ -15,9 +15,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
+from segdl.core.digests import RECORD, hasher
 from segdl.core.errors import DigestError, SizeError
 from segdl.core.manifest import Target
 from segdl.core.options import KIB
@@ -35,6 +36,16 @@ from segdl.engine.windows import Windows
 
 DRAFT = 256 * KIB  # bytes: a target up to this is not worth a folder and an index of its own
 FLUSH_EVERY = 2.0  # seconds: what a power cut may cost is counted from the last flush
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A segment's bytes elsewhere: in an open file, from `at` on; and their RECORD digest, where
+    somebody vouches for one."""
+
+    file: int
+    at: int
+    digest: str | None = None
 
 
 class Task:
@@ -57,6 +68,9 @@ class Task:
         self._proven: set[int] = set()  # mirrors that have given bytes in this run
         self._pinned_by: int | None = None  # the mirror whose answer made the pin, if it is known
         self._own: dict[int, Pin] = {}  # pins of mirrors with another ETag, settled by a digest
+        self.offered = False  # some of it may be elsewhere on disk
+        self.brought = 0  # bytes that came by another way, in this run
+        self._trial: set[int] = set()  # segments of them that no digest of their own has proved
         self._workspace = workspace
         self._furthest = 0
         self._alignable = segment_size is None
@@ -150,10 +164,10 @@ class Task:
         the same, another mirror may have an ETag of its own, which then holds for it; until it was
         wrong once.
         """
-        if self.pin is None or not self._is_foreign(mirror):
-            return self.pin
         if (own := self._own.get(mirror)) is not None:
             return own
+        if self.pin is None or not self._is_foreign(mirror):
+            return self.pin
         if self.condemned or not (self.target.digests or self.target.pieces):
             return self.pin
         return replace(self.pin, etag=None, modified=None, by_digest=True)
@@ -161,7 +175,7 @@ class Task:
     def answered(self, mirror: int, accepted: Accepted) -> None:
         """A mirror's URL has given what was asked for."""
         self._proven.add(mirror)
-        if accepted.pin.by_digest and self._is_foreign(mirror) and mirror not in self._own:
+        if accepted.pin.by_digest and self.pin is not None and mirror not in self._own:
             by_digest = accepted.pin.etag is None
             self._own[mirror] = replace(accepted.pin, by_digest=by_digest)
 
@@ -307,6 +321,8 @@ class Task:
             self.epoch += 1
             self.pin = self._pinned_by = None
             self._own.clear()
+            self._trial.clear()
+            self.brought = 0
             self.layout = Layout(self.target.size, self.layout.segment_size)
             self.ranged = self.whole = False
             self._orphans.append(self._windows)
@@ -370,6 +386,71 @@ class Task:
             record = partial(self.checkpoint, epoch=epoch)
             self._windows.absorb(part, record, self.files.home)
 
+    # -- what came by another way ------------------------------------------------------------------
+
+    def seed(self, layout: Layout, pin: Pin) -> None:
+        """Begin with bytes that no server gave in this run, unless it has begun already. Raises
+        SizeError, OSError."""
+        if layout.size is not None:
+            self.proof.check_size(layout.size)
+        with self._lock:
+            if self.pin is None:
+                self.layout, self.pin = layout, pin
+                self.front = self._new_front({})
+                self.files.index.pin(self._heading())
+
+    def seed_by_digest(self, size: int | None) -> None:
+        """The same, of bytes that only the manifest's digests settle. Raises SizeError, OSError"""
+        pin = Pin(None if self.target.slice else size, None, by_digest=True)
+        self.seed(Layout(size, self.layout.segment_size), pin)
+
+    def bring(self, source: Source, number: int) -> bool:
+        """Copy a segment that is missing to its place, and vouch for the copy, if it is what the
+        source and the manifest's pieces say. Raises OSError, and SizeError by `seed`."""
+        segment, merged = self.layout.segment(number), self.files.merged
+        merge.copy_range(source.file, source.at, merged, segment.start, segment.length)
+        own, pieces = hasher(RECORD), {name: hasher(name) for name in self.proof.of_segment}
+        merge.feed(merged, segment.start, segment.stop, (own, *pieces.values()))
+        found = own.hexdigest()
+        digests = {name: piece.hexdigest() for name, piece in pieces.items()}
+        try:
+            self.proof.check_segment(number, digests)
+        except DigestError:
+            return False
+        if source.digest not in (None, found):
+            return False
+        self.seed_by_digest(self.layout.size)
+        record = Record(number, segment.start, segment.stop, found, Place.FRONT)
+        self.files.index.held(record, self.epoch)
+        self._flush_front_if_due()
+        self._windows.forget(number)
+        self.front.hold(record, digests)
+        self.brought += segment.length
+        if not pieces:
+            self._trial.add(number)
+        return True
+
+    def is_held(self, number: int) -> bool:
+        return number in self.front.held
+
+    def is_complete(self) -> bool:
+        """Whether every segment is held."""
+        return self.pin is not None and self.layout.count == len(self.front.held)
+
+    def forget_brought(self) -> tuple[int, ...]:
+        """The whole is not what the manifest says: forget what came by another way and had no
+        digest of its own. Returns those segments; what was fetched stays."""
+        with self._lock:
+            trial, held = self._trial & set(self.front.held), self.front.held
+            self._trial.clear()
+            for number in trial:
+                self.files.index.lost(number, self.epoch)
+                self.brought -= self.layout.segment(number).length
+            if trial:  # the front had come to the end, so that all lies in the merged file
+                kept = {n: replace(r, place=Place.FRONT) for n, r in held.items() if n not in trial}
+                self.front = self._new_front(kept)
+            return tuple(sorted(trial))
+
     # -- records -----------------------------------------------------------------------------------
 
     def came(self, part: Part, count: int) -> int:
@@ -389,6 +470,10 @@ class Task:
         now = time.monotonic()
         if part.place is not Place.FRONT and now - part.flushed >= FLUSH_EVERY:
             part.flush()
+        self._flush_front_if_due()
+
+    def _flush_front_if_due(self) -> None:
+        now = time.monotonic()
         if now - self._flushed >= FLUSH_EVERY:
             self._flushed = now
             os.fdatasync(self.files.merged)

@@ -143,6 +143,12 @@ class Windows:
         with suppress(FileNotFoundError):
             os.unlink(tail_name(tail.segment.number, tail.segment.start), dir_fd=folder)
 
+    def forget(self, number: int) -> None:
+        """A segment came by another way, before anybody was at it."""
+        with self._lock:
+            self._partial.pop(number, None)
+            self._left.pop(number, None)
+
     def drop(self, part: Part) -> None:
         """A segment is complete, or lost: close its part."""
         with self._lock:
