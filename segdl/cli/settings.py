@@ -135,7 +135,7 @@ TABLE: tuple[Setting, ...] = (
             knob="patience"),
     Setting("timeout", "SECONDS", "how long a connection may stall [30]", parse_span,
             knob="timeout"),
-    Setting("select", "GLOB", "only the files that match (--exclude GLOB: not those)",
+    Setting("select", "GLOB", "only what matches (--exclude GLOB: not that)",
             many=True, knob="select"),
     Setting("exclude", "GLOB", argparse.SUPPRESS, many=True, knob="exclude"),
     Setting("shard", "I/N", "the I-th of N disjoint parts of the order", parse_shard,
