@@ -30,6 +30,7 @@ from segdl.core.errors import ExitCode
 from segdl.core.journal import seal, unseal
 from segdl.core.report import Grade
 from segdl.core.schedule import Fetch, Schedule
+from segdl.engine.audit import status
 from tests.faults import EVERY_PATH, Answer, FaultServer, Seen, Wire, faults
 from tests.orders import (
     CANARY,
@@ -773,6 +774,7 @@ def test_c07_killed_between_rename_and_receipt(case: Case, proof: Proof, tmp_pat
     case.put(DATA, proof=proof)
     complete_work(case, tmp_path / "kept")
     (work_of(case) / "front").rename(case.final())
+    assert status(case.out).present == SIZE
     assert case.run().code is DONE
     case.check_delivered()
     assert not case.server.requests

@@ -63,6 +63,7 @@ GIVEN: list[tuple[str, str, str, object]] = [  # as words, in the environment, i
     ("--proxy=proxy:3128", "proxy:3128", '"proxy:3128"', "http://proxy:3128"),
     ("--connect-to=a:1:b:2", "a:1:b:2", '["a:1:b:2"]', ((("a", 1), ("b", 2)),)),
     ("--header=K: v", "K: v", '["K: v"]', (("K", "v"),)),
+    ("--from=.", ".", '["."]', (".",)),
     ("--refresh-command=a 'b c'", "a 'b c'", '"a \'b c\'"', ("a", "b c")),
 ]  # fmt: skip
 

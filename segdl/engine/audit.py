@@ -244,11 +244,22 @@ def held_of(place: Depot, work: str) -> Held:
         if contents.heading is None:
             return Held()
         layout = Layout(contents.heading.size, contents.heading.segment_size)
-        sizes = dict(_sizes(folder))
+        sizes = {merge.NAME: _renamed(place, work, contents.heading), **dict(_sizes(folder))}
         records = (*contents.records.values(), *contents.live_tails())
         there = [r for r in records if fits(layout, r) and _there(r, sizes)]
         whole = sum(r.covers(layout.segment(r.number)) for r in there)
         return Held(contents.heading, sum(r.stop - r.start for r in there), whole)
+
+
+def _renamed(place: Depot, work: str, heading: Heading) -> int:
+    """The length of a merged file that has its final name already, and no receipt yet; else 0."""
+    if not _within(heading.path) or work_name(heading.path) != work:
+        return 0
+    with suppress(OSError):
+        found = place.find(heading.path)
+        if found is not None and is_file(found) and found.st_size == heading.size:
+            return heading.size
+    return 0
 
 
 def _sizes(folder: int) -> Iterator[tuple[str, int]]:
