@@ -12,10 +12,11 @@ import pytest
 
 from segdl.core import events
 from segdl.core.errors import BusyError, ExitCode, RefusedError, SizeError, StaleError
+from segdl.core.head import Head
 from segdl.core.mirrors import FASTER, STAY, TRY_FIRST, TRY_MOST, Mirrors
 from segdl.core.plan import Pin
 from segdl.core.schedule import RESTARTS, Again, Fetch, GiveUp, Restart, Schedule, Wait
-from segdl.core.verdict import Accepted, Ask, Head, judge
+from segdl.core.verdict import Accepted, Ask, judge
 from tests.commands import segdl
 from tests.faults import FaultServer, faults
 from tests.orders import NAME, QUERY, SEGMENT, SIZE, Case, Proof, made, pieces_of

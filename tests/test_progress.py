@@ -93,7 +93,7 @@ INCIDENTS = [
     (retry(request_id="R1", message="R1 broke"), "retry a.7z: R1 broke, again in 0.2 s"),
     (Throttled(host="minio:9000", wait=30, message="the server is busy: 503"),
      "waiting for minio:9000: the server is busy: 503, asked again in 30.0 s"),
-    (UrlExpired(target="a.7z", message="expired", request_id="R2"),
+    (UrlExpired(target="a.7z", cause="expired", message="expired", request_id="R2"),
      "expired a.7z: expired (request id R2)"),
     (TargetResumed(target="a.7z"), "resumed a.7z"),
     (TargetFailed(target="a.7z", cause="refused", code=None, status=404, request_id=None,

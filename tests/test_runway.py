@@ -22,12 +22,13 @@ from segdl.cli.summary import summary
 from segdl.core import events
 from segdl.core.clocks import MARGIN, Clocks
 from segdl.core.errors import ExitCode, ExpiredError
+from segdl.core.head import Head
 from segdl.core.options import KIB, RateLimit
 from segdl.core.pace import Rate
 from segdl.core.runway import EVERY, Left, Runway, Short, forecast, last_end, lead
 from segdl.core.schedule import Fetch, Finished, Pause, Schedule, Wait
 from segdl.core.urls import parse_url
-from segdl.core.verdict import Ask, Head, judge
+from segdl.core.verdict import Ask, judge
 from segdl.engine.control import Steerable
 from segdl.engine.desk import Desk
 from segdl.engine.outlook import LinksWanted
@@ -207,7 +208,11 @@ def test_a_refusal_carries_what_it_was_judged_by(date: str | None, known: float 
     head = Head(
         403, (("date", date),) if date else (), b"<Error><Message>expired</Message></Error>"
     )
-    error = judge(Ask(0, 10, ends_at=NOW - 5), head, NOW)
+    error = judge(
+        Ask(0, 10, url=parse_url(f"http://h/o?OSSAccessKeyId=k&Expires={NOW - 5:.0f}&Signature=s")),
+        head,
+        NOW,
+    )
     assert isinstance(error, ExpiredError)
     assert (error.ends_at, error.server_time) == (NOW - 5, known)
 

@@ -19,6 +19,7 @@ from segdl.core.errors import (
     SegdlError,
     TransientError,
 )
+from segdl.core.head import Head
 from segdl.core.schedule import MEANT, Again, Fetch, GiveUp, Schedule, Wait
 from segdl.core.traffic import (
     FREELY,
@@ -30,7 +31,7 @@ from segdl.core.traffic import (
     course,
     read_quota,
 )
-from segdl.core.verdict import Accepted, Ask, Head, judge
+from segdl.core.verdict import Accepted, Ask, judge
 from tests.faults import EVERY_PATH, Fault, FaultServer, Seen, Wire, faults
 from tests.faults.answers import Answer
 from tests.orders import PATH, SEGMENT, Case, made

@@ -29,14 +29,22 @@ from segdl.core.errors import (
     TransientError,
     UnreachableError,
 )
+from segdl.core.head import Head
 from segdl.core.plan import Pin
 from segdl.core.ranges import parse_content_range, parse_unsatisfied, range_header
-from segdl.core.verdict import Accepted, Ask, Head, judge, retry_after, strong_etag
+from segdl.core.urls import ShareURL, parse_url
+from segdl.core.verdict import Accepted, Ask, judge, retry_after, strong_etag
 
 NOW = 1_702_454_400.0  # 2023-12-13 08:00:00
 DATE = "Wed, 13 Dec 2023 08:00:00 GMT"
 EARLIER = "Tue, 12 Dec 2023 08:00:00 GMT"
 LATER = "Wed, 13 Dec 2023 07:00:00 GMT"
+
+
+def ending(end: float) -> ShareURL:
+    """A link that ends then."""
+    return parse_url(f"https://store/o?AWSAccessKeyId=k&Expires={int(end)}&Signature=s")
+
 
 PIN = Pin(1000, '"e"')
 PROBE = Ask(0, 100)  # nothing is known yet
@@ -48,8 +56,8 @@ DATED = Ask(100, 200, pin=Pin(1000, None, modified=EARLIER))
 ZIPPED = Ask(100, 200, pin=Pin(1000, '"e"', "gzip"))
 OPEN = Ask(0, 100, pin=Pin(None, '"e"'))  # of an object whose first answer had no length
 NONE = Ask(0, 1, size=0)  # the manifest says that it is empty
-ENDED = Ask(100, 200, pin=PIN, ends_at=NOW - 1)
-LASTING = Ask(100, 200, pin=PIN, ends_at=NOW + 1000)
+ENDED = Ask(100, 200, pin=PIN, url=ending(NOW - 1))
+LASTING = Ask(100, 200, pin=PIN, url=ending(NOW + 1000))
 PROVEN = Ask(100, 200, pin=PIN, proven=True)
 
 
@@ -635,6 +643,6 @@ def check_pin(ask: Ask, head: Head, verdict: Accepted) -> None:
 def test_nothing_is_raised(
     status: int, headers: list[tuple[str, str]], body: bytes, ends_at: float | None
 ) -> None:
-    ask = Ask(0, 10, ends_at=ends_at)
+    ask = Ask(0, 10, url=None if ends_at is None else ending(ends_at))
     verdict = judge(ask, Head(status, tuple(headers), body), NOW)
     assert isinstance(verdict, Accepted | SegdlError)

@@ -23,7 +23,7 @@ from segdl.cli.signals import Signals
 from segdl.cli.summary import command, next_step
 from segdl.core.complaint import printable
 from segdl.core.errors import DiskError, ExitCode, SegdlError, UsageError
-from segdl.core.events import timestamp
+from segdl.core.events import timestamp, trouble
 from segdl.core.options import KIB, parse_size
 
 if TYPE_CHECKING:
@@ -322,11 +322,4 @@ def _date(end: float) -> str | None:
 def _error(error: SegdlError | None) -> dict[str, object] | None:
     if error is None:
         return None
-    return {
-        "cause": error.cause,
-        "exit_code": int(error.exit_code),
-        "message": error.message,
-        "status": error.status,
-        "code": error.code,
-        "request_id": error.request_id,
-    }
+    return {**trouble(error), "exit_code": int(error.exit_code)}

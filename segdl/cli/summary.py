@@ -99,17 +99,26 @@ def _failures(report: Report) -> Iterator[str]:
 def _listed(title: str, failures: list[Failure]) -> Iterator[str]:
     if failures:
         yield f"{title}: {wording.count(len(failures), 'file')}"
+    alike: dict[str, list[Failure]] = {}
     for failure in failures[:SHOWN]:
-        yield f"  {_failure(failure)}"
+        alike.setdefault(failure.error.message, []).append(failure)
+    for group in alike.values():
+        yield from _group(group)
     if len(failures) > SHOWN:
         yield f"  and {len(failures) - SHOWN} more"
 
 
-def _failure(failure: Failure) -> str:
-    error = failure.error
+def _group(failures: list[Failure]) -> Iterator[str]:
+    """What failed for one reason: the reason once, and the names below it."""
+    first, error = failures[0].path, failures[0].error
     quoted = error.request_id and error.request_id not in error.message
     request = f" (request id {printable(error.request_id or '')})" if quoted else ""
-    return f"{failure.path}: {printable(error.message, 400)}{request}"
+    reason = f"{printable(error.message, 400)}{request}"
+    if len(failures) == 1:
+        yield f"  {first}: {reason}"
+        return
+    yield f"  {reason}"
+    yield from (f"    {failure.path}" for failure in failures)
 
 
 def next_step(code: ExitCode, manifest: str, output: Path) -> str | None:

@@ -15,6 +15,8 @@ _FIELD = (
     r"<{0}>([^<]{{1,2000}})</{0}>"  # XML; a `\s*` at its ends would take cubic time
     r'|"{0}"\s*:\s*"((?:[^"\\]|\\.){{1,2000}})"'  # JSON
 )
+_SIGNED_HOST = re.compile(r"\bhost:([A-Za-z0-9.:\[\]_-]{1,255})")
+_PAGE = re.compile(r"\s*(<!doctype html|<html|<head)", re.IGNORECASE)
 _TITLE = re.compile(r"<title>([^<]{1,500})</title>", re.IGNORECASE)
 
 
@@ -25,6 +27,9 @@ class Complaint:
     code: str | None = None
     message: str | None = None
     request_id: str | None = None
+    server_time: str | None = None  # ISO 8601, as AWS and OSS have it
+    signed_host: str | None = None  # the host that it was asked for, as it took part in a signature
+    page: bool = False  # for people, and not of a store's API
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (self.code, self.message)))
@@ -33,11 +38,20 @@ class Complaint:
 def read_complaint(body: bytes) -> Complaint:
     """What the beginning of an error body says."""
     text = body[:16384].decode("utf-8", "replace")
-    message = _field(text, "AuthenticationErrorDetail", "Message", "message") or _summary(text)
+    words = (
+        _field(text, "AuthenticationErrorDetail", "Message", "message"),
+        _field(text, "Details"),
+    )
+    message = " ".join(filter(None, words)) or _summary(text)
+    canonical = _field(text, "CanonicalRequest") or ""
+    host = _SIGNED_HOST.search(canonical)
     return Complaint(
-        code=_shown(_field(text, "Code", "code"), 80),
+        code=_shown(_field(text, "Code", "code", "reason"), 80),
         message=_shown(message, _LONGEST),
         request_id=_shown(_field(text, "RequestId", "RequestID", "requestId"), 120),
+        server_time=_field(text, "ServerTime"),
+        signed_host=host[1].lower() if host else None,
+        page=bool(_PAGE.match(text)),
     )
 
 

@@ -23,8 +23,11 @@ from enum import IntEnum
 from io import UnsupportedOperation
 from typing import ParamSpec, Self, TypeVar
 
+from segdl.core.diagnosis import Diagnosis
+
 P = ParamSpec("P")
 T = TypeVar("T")
+E = TypeVar("E", bound="SegdlError")
 
 
 class ExitCode(IntEnum):
@@ -48,10 +51,12 @@ class SegdlError(Exception):
 
     Attributes: `target` (path within the order, or None), `status` (HTTP status, or None), `code`
     (the server's own error code, or None), `request_id` (the server's, to quote to its operator),
-    `exit_code` (what a run ends with, if this is what ended it).
+    `diagnosis` (why a link is refused and who must act, or None), `exit_code` (what a run ends
+    with, if this is what ended it).
     """
 
     exit_code: ExitCode = ExitCode.MIXED
+    diagnosis: Diagnosis | None = None
 
     def __init__(
         self,
@@ -73,6 +78,13 @@ class SegdlError(Exception):
     def cause(self) -> str:
         """The kind of failure in one word, for programs: `expired`, `disk_full`, `digest`, …"""
         return _snake(type(self).__name__.removesuffix("Error"))
+
+    def become(self, kind: type[E], message: str | None = None) -> E:
+        """The same facts as an error of another kind: what it is for the work has changed."""
+        error = kind(self.message if message is None else message)
+        error.target, error.status, error.code = self.target, self.status, self.code
+        error.request_id, error.diagnosis = self.request_id, self.diagnosis
+        return error
 
     def about(self, target: str) -> Self:
         """The same error as of `target`: one failure of a host is many targets' failure."""

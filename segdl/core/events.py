@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+from segdl.core.errors import SegdlError
+
 
 def timestamp(seconds: float | None = None) -> str:
     """A time (now, or unix seconds) as RFC 3339 has it, in UTC, to the millisecond."""
@@ -30,6 +32,39 @@ class Event:
         """The event as NDJSON has it."""
         facts = {f.name: getattr(self, f.name) for f in fields(self)}
         return {"event": self.event, **facts}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble(Event):
+    """An error, as an event tells it: `message` is for people, the rest for programs.
+
+    `diagnosis` is why a link was refused and `who` has to act, as `core.diagnosis` names them, and
+    `skew` the seconds that this machine's clock is ahead of the server's.
+    """
+
+    cause: str
+    message: str
+    code: str | None = None
+    status: int | None = None
+    request_id: str | None = None
+    diagnosis: str | None = None
+    who: str | None = None
+    skew: float | None = None
+
+
+def trouble(error: SegdlError) -> dict[str, Any]:
+    """The fields of a `Trouble`."""
+    why = error.diagnosis
+    return {
+        "cause": error.cause,
+        "message": error.message,
+        "code": error.code,
+        "status": error.status,
+        "request_id": error.request_id,
+        "diagnosis": why.kind.value if why else None,
+        "who": why.who.value if why else None,
+        "skew": round(why.skew, 1) if why and why.skew is not None else None,
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,16 +112,13 @@ class SegmentDone(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retry(Event):
+class Retry(Trouble):
     """A segment will be tried again in `wait` seconds."""
 
     event: ClassVar[str] = "retry"
     target: str
     segment: int
-    cause: str
-    message: str
     wait: float
-    request_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,16 +132,13 @@ class Throttled(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MirrorLeft(Event):
+class MirrorLeft(Trouble):
     """A target has done with one of its mirrors, which refuses or has another object, and goes on
     with another."""
 
     event: ClassVar[str] = "mirror_left"
     target: str
     host: str
-    cause: str
-    message: str
-    request_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,13 +154,11 @@ class UrlExpiring(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UrlExpired(Event):
+class UrlExpired(Trouble):
     """A share URL has ended; its target waits for a fresh one."""
 
     event: ClassVar[str] = "url_expired"
     target: str
-    message: str
-    request_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,14 +209,9 @@ class TargetDone(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TargetFailed(Event):
+class TargetFailed(Trouble):
     event: ClassVar[str] = "target_failed"
     target: str
-    cause: str
-    code: str | None
-    status: int | None
-    message: str
-    request_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

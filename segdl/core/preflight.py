@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import inf
 
+from segdl.core.diagnosis import SKEW
 from segdl.core.digests import etag_md5
 from segdl.core.errors import (
     DiskError,
@@ -34,7 +35,7 @@ from segdl.core.proof import Proof
 from segdl.core.report import common_code
 from segdl.core.runway import SPARE, SURE, Left, Short, forecast
 from segdl.core.urls import ShareURL
-from segdl.core.verdict import SKEW, Ask
+from segdl.core.verdict import Ask
 
 DOUBT = 2.0
 _WINDOWS_PATH = 259  # characters: MAX_PATH, without the end that C wants
@@ -207,7 +208,7 @@ def question(target: Target, link: ShareURL) -> Ask:
         stop=start + 1,
         size=None if target.slice else target.size,
         name=target.path,
-        ends_at=link.ends_at,
+        url=link,
     )
 
 
@@ -318,9 +319,7 @@ def _refused(outset: Outset) -> SegdlError | None:
 
 def _exhausted(error: TransientError) -> UnreachableError:
     """What a run ends with if that does not change as long as it is patient."""
-    return UnreachableError(
-        error.message, status=error.status, code=error.code, request_id=error.request_id
-    )
+    return error.become(UnreachableError)
 
 
 def to_be_hashed(target: Target, present: Present | None) -> bool:

@@ -705,9 +705,10 @@ class Schedule:
         return self._give_up(work, error)
 
     def _crowd(self, host: str, error: BusyError, now: float) -> None:
-        """A 429 is about others, and S3's SlowDown; a 503 is, if the host serves others."""
+        """A 429 is about others, one dressed as 403 too, and S3's SlowDown; a 503 is, if the host
+        serves others."""
         traffic = self._traffic[host]
-        too_many = error.status == 429 or (error.code or "").startswith("SlowDown")
+        too_many = error.status in (403, 429) or (error.code or "").startswith("SlowDown")
         if too_many or (error.status == 503 and traffic.served):
             traffic.refused(now)
 
@@ -748,8 +749,7 @@ class Schedule:
 
     def _doubted(self, work: Fetch, entry: Job, error: SegdlError, now: float) -> Decision:
         entry.doubts += 1
-        transient = TransientError(error.message, status=error.status, code=error.code)
-        transient.request_id = error.request_id
+        transient = error.become(TransientError)
         if self._traffic[work.host].disguises:
             return self._crowded(work, entry, transient, now)
         return self._snub(work, entry, transient, now)
@@ -938,9 +938,4 @@ def _contradicts(error: SegdlError) -> bool:
 def _exhausted(error: SegdlError, how: str) -> SegdlError:
     """The last error of many, as one that is final."""
     kind = RefusedError if error.status in (401, 403) else UnreachableError
-    return kind(
-        f"{error.message}; {how}",
-        status=error.status,
-        code=error.code,
-        request_id=error.request_id,
-    )
+    return error.become(kind, f"{error.message}; {how}")

@@ -50,6 +50,7 @@ class Exchange:
     request_id: str | None = None
     etag: str | None = None
     cause: str | None = None  # why the answer was not accepted
+    diagnosis: str | None = None  # why a link was refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,8 @@ class Incident:
     host: str | None = None
     segment: int | None = None
     cause: str | None = None
+    diagnosis: str | None = None
+    who: str | None = None
     status: int | None = None
     code: str | None = None
     request_id: str | None = None
@@ -107,6 +110,7 @@ def exchange(
         request_id=(error.request_id if error else None) or (heard.request_id if heard else None),
         etag=heard.etag if heard else None,
         cause=error.cause if error else None,
+        diagnosis=error.diagnosis.kind.value if error and error.diagnosis else None,
     )
 
 

@@ -128,7 +128,23 @@ class ShareURL:
     @property
     def temporary(self) -> bool:
         """Whether temporary credentials signed it: it dies with them, before its own end."""
-        return any(_name(p) in _TOKENS for p in self.query.split("&"))
+        given = _parameters(self.query)
+        keys = (given.get(name, "") for name in ("x-amz-credential", *_KEYS))
+        return not _TOKENS.isdisjoint(given) or any(k.startswith(("ASIA", "STS.")) for k in keys)
+
+    @property
+    def flaw(self) -> str | None:
+        """What keeps its signature from being whole, by the URL alone; the values are not told."""
+        given = _parameters(self.query)
+        if any(name.startswith("amp;") for name in given):
+            return "it holds `&amp;` where `&` should be"
+        for sign, names in _WHOLE.items():
+            if sign in given and (lacking := [n for n in names if not given.get(n.lower())]):
+                return f"it lacks {' and '.join(lacking)}"
+        signature = given.get("x-amz-signature", "")
+        if given.get("x-amz-algorithm") == "AWS4-HMAC-SHA256" and len(signature) != _HMAC:
+            return f"its signature has {len(signature)} characters, and not {_HMAC}"
+        return None
 
     @property
     def _term(self) -> _Term:
@@ -310,6 +326,18 @@ _TOKENS = {
     "x-cos-security-token", "x-obs-security-token",
 }  # fmt: skip
 _KEYS = {"ossaccesskeyid", "awsaccesskeyid", "accesskeyid", "key-pair-id", "googleaccessid"}
+_HMAC = 64  # hexadecimal digits of the HMAC-SHA256 that signs an S3 URL (V4)
+_V4 = ("Algorithm", "Credential", "Date", "Expires", "SignedHeaders", "Signature")
+_WHOLE = {  # by one parameter, in lower case: what makes a signature whole
+    "x-amz-algorithm": tuple(f"X-Amz-{name}" for name in _V4),
+    "x-goog-algorithm": tuple(f"X-Goog-{name}" for name in _V4),
+    "awsaccesskeyid": ("Expires", "Signature"),
+    "ossaccesskeyid": ("Expires", "Signature"),
+    "googleaccessid": ("Expires", "Signature"),
+    "key-pair-id": ("Signature",),
+    "q-sign-algorithm": ("q-ak", "q-sign-time", "q-key-time", "q-signature"),
+    "sv": ("sig",),
+}
 _SIGNING = _SIGNATURES | _TOKENS | _KEYS | {
     "expires", "policy", "se", "st", "sp", "sr", "sv", "skoid",
     "sktid", "skt", "ske", "sks", "skv", "sip", "spr",
@@ -353,8 +381,8 @@ def _term(query: str) -> _Term:
 
 def _azure_term(given: dict[str, str]) -> _Term:
     """A SAS is good no longer than the user's key that signed it, where one did (`skt`, `ske`)."""
-    starts = [t for name in ("st", "skt") if (t := _iso_date(given.get(name))) is not None]
-    ends = [t for name in ("se", "ske") if (t := _iso_date(given.get(name))) is not None]
+    starts = [t for name in ("st", "skt") if (t := iso_date(given.get(name))) is not None]
+    ends = [t for name in ("se", "ske") if (t := iso_date(given.get(name))) is not None]
     return _Term(max(starts, default=None), min(ends, default=None))
 
 
@@ -362,10 +390,11 @@ _BASIC_DATE = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
 
 
 def _basic_date(text: str | None) -> float | None:
-    return _iso_date(text) if _BASIC_DATE.fullmatch(text or "") else None
+    return iso_date(text) if _BASIC_DATE.fullmatch(text or "") else None
 
 
-def _iso_date(text: str | None) -> float | None:
+def iso_date(text: str | None) -> float | None:
+    """Unix seconds of an ISO 8601 date, in UTC where it does not say; None if it is none."""
     try:
         when = datetime.fromisoformat(text or "")
     except ValueError:

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 
-from segdl.core.complaint import Complaint, actual_size, printable, read_complaint
+from segdl.core.complaint import actual_size, printable, read_complaint
+from segdl.core.diagnosis import Diagnosis, Kind
+from segdl.core.doctor import Case, diagnose
 from segdl.core.errors import (
     BusyError,
     ExpiredError,
@@ -30,12 +30,13 @@ from segdl.core.errors import (
     TransientError,
     UnreachableError,
 )
+from segdl.core.head import Head, http_date
 from segdl.core.plan import Pin
 from segdl.core.ranges import LARGEST, parse_content_range, parse_unsatisfied
 from segdl.core.traffic import Quota, read_quota
+from segdl.core.urls import ShareURL
 
 LONGEST_WAIT = 60.0  # seconds: Retry-After is obeyed up to here
-SKEW = 300.0  # seconds: clocks that differ by more are worth a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +48,9 @@ class Ask:
     pin: Pin | None = None  # None for a probe
     size: int | None = None  # the object's size by the manifest
     name: str = ""  # the target's path: a page is expected where it ends in .html
-    ends_at: float | None = None  # unix seconds: the URL's end by its own words
+    url: ShareURL | None = None  # what a refusal may be about
     proven: bool = False  # this URL has given bytes before in this run
     foreign: bool = False  # the pin is of another mirror's object, which has to be this one's too
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """An answer without its body: status, headers (lower-case names), the body's beginning."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...] = ()
-    excerpt: bytes = b""  # for refusals and pages; empty for data
-
-    def get(self, name: str) -> str | None:
-        """The value of a header, several joined by commas, or None."""
-        values = [v for k, v in self.headers if k == name]
-        return ", ".join(values) if values else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,68 +250,47 @@ def _contradiction(head: Head, what: str) -> MisansweredError:
     return error
 
 
-_EXPIRED_CODES = {
-    "ExpiredRequest", "RequestExpired", "ExpiredToken", "TokenExpired", "RequestTimeTooSkewed",
-}  # fmt: skip
-_EXPIRED_WORDS = re.compile(
-    r"expired|too old|not valid in the (specified )?(key )?time frame", re.IGNORECASE
-)
-_UNMISTAKABLE = {"SignatureDoesNotMatch", "InvalidAccessKeyId", "NoSuchBucket", "NoSuchKey"}
+_DOUBTFUL = {Kind.POLICY, Kind.LOGIN, Kind.GATEWAY, Kind.UNKNOWN}
 
 
 def refusal(ask: Ask, head: Head, now: float) -> SegdlError:
-    """What a status of 400 or more means for the work, in every dialect that FIELD_NOTES.md has.
-
-    Times are compared by the server's own clock, where its answer tells it.
-    """
+    """What a status of 400 or more means for the work. Why a link is refused, `doctor` decides."""
     complaint = read_complaint(head.excerpt)
-    date = http_date(head.get("date"))
-    there = now if date is None else date
     words = str(complaint).removeprefix(str(head.status)).strip()  # nginx's title repeats it
     said = f"{head.status} {words}".strip()
-    code, request_id = complaint.code, complaint.request_id or head.get("x-amz-request-id")
+    error = _refusal(ask, head, Case(head, complaint, ask.url, now, ask.proven), said)
+    error.status, error.code = head.status, complaint.code
+    error.request_id = complaint.request_id or head.request_id
+    return error
 
-    def because(kind: type[SegdlError], message: str) -> SegdlError:
-        return kind(message, status=head.status, code=code, request_id=request_id)
 
+def _refusal(ask: Ask, head: Head, case: Case, said: str) -> SegdlError:
     if head.status >= 500 or head.status == 429:
-        busy = BusyError(f"the server is busy: {said}", status=head.status, code=code)
-        busy.request_id, busy.retry_after = request_id, _wait(head, there)
-        return busy
+        return BusyError(f"the server is busy: {said}", retry_after=_wait(head, case.there))
     if head.status in (408, 425):
-        return because(TransientError, f"the server asks for another try: {said}")
+        return TransientError(f"the server asks for another try: {said}")
     if head.status == 407:
-        return because(UnreachableError, f"the proxy wants other credentials: {said}")
-    if head.status in (400, 401, 403) and _expired(ask, complaint, there):
-        message = f"the link has expired ({said}): get a fresh manifest"
-        expired = ExpiredError(
-            message + _skewed(now - there), status=head.status, code=code, request_id=request_id
-        )
-        expired.ends_at, expired.server_time = ask.ends_at, date
-        return expired
-    if head.status == 403 and ask.proven and complaint.code not in _UNMISTAKABLE:
-        return because(TransientError, f"the server refuses a link that worked: {said}")
-    if head.status in (404, 410):
-        return because(RefusedError, f"nothing is there ({said}): get a fresh manifest")
-    message = f"the server refuses the link ({said}): get a fresh manifest"
-    refused = RefusedError(message + _skewed(now - there), status=head.status, code=code)
-    refused.request_id = request_id
-    refused.doubtful = head.status == 403 and complaint.code not in _UNMISTAKABLE
+        return UnreachableError(f"the proxy wants other credentials: {said}")
+    diagnosis = diagnose(case)
+    error = _refused(case, diagnosis, diagnosis.sentence(said))
+    error.diagnosis = diagnosis
+    return error
+
+
+def _refused(case: Case, diagnosis: Diagnosis, message: str) -> SegdlError:
+    match diagnosis.kind:
+        case Kind.EXPIRED | Kind.CREDENTIALS_ENDED:
+            expired = ExpiredError(message)
+            expired.ends_at = case.url.ends_at if case.url else None
+            expired.server_time = case.date
+            return expired
+        case Kind.RATE_LIMIT if case.proven:
+            return TransientError(message)
+        case Kind.RATE_LIMIT:
+            return BusyError(message, retry_after=_wait(case.head, case.there))
+    refused = RefusedError(message)
+    refused.doubtful = case.head.status == 403 and diagnosis.kind in _DOUBTFUL
     return refused
-
-
-def _expired(ask: Ask, complaint: Complaint, now: float) -> bool:
-    if complaint.code in _EXPIRED_CODES or _EXPIRED_WORDS.search(complaint.message or ""):
-        return True
-    return ask.ends_at is not None and now >= ask.ends_at
-
-
-def _skewed(ahead: float) -> str:
-    """A word on the clocks, where they could explain a refusal."""
-    if abs(ahead) < SKEW:
-        return ""
-    way = "ahead of" if ahead > 0 else "behind"
-    return f" (this machine's clock is {abs(ahead) / 60:.0f} minutes {way} the server's)"
 
 
 def _wait(head: Head, there: float) -> float | None:
@@ -343,12 +309,3 @@ def retry_after(text: str | None, now: float) -> float | None:
         return min(float(text), LONGEST_WAIT)
     when = http_date(text)
     return None if when is None else min(max(when - now, 0.0), LONGEST_WAIT)
-
-
-def http_date(text: str | None) -> float | None:
-    """Unix seconds, of a header's date in any of HTTP's forms; None if it is none."""
-    try:
-        when = parsedate_to_datetime(text or "")
-        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, LookupError, OverflowError):
-        return None

@@ -587,10 +587,8 @@ class Desk:
             events.Retry(
                 target=self.targets[work.job].path,
                 segment=work.segment,
-                cause=error.cause,
-                message=error.message,
                 wait=round(wait, 3),
-                request_id=error.request_id,
+                **events.trouble(error),
             )
         )
 
@@ -601,15 +599,7 @@ class Desk:
         if mirror is None:
             mirror = LeftOut(host, error.cause, error.message, path, 0)
         self.left_out[host, error.cause] = replace(mirror, targets=mirror.targets + 1)
-        self._emit(
-            events.MirrorLeft(
-                target=path,
-                host=host,
-                cause=error.cause,
-                message=error.message,
-                request_id=error.request_id,
-            )
-        )
+        self._emit(events.MirrorLeft(target=path, host=host, **events.trouble(error)))
 
     def _restart(self, job: int, wait: float) -> None:
         task = self.tasks[job]
@@ -623,9 +613,7 @@ class Desk:
         self.failures[job] = error.with_traceback(None)  # all may pause: none may cost a stack
         if (task := self.tasks.get(job)) is not None and task.blank:
             del self.tasks[job]
-        self._emit(
-            events.UrlExpired(target=path, message=error.message, request_id=error.request_id)
-        )
+        self._emit(events.UrlExpired(target=path, **events.trouble(error)))
         self._emit(events.TargetPaused(target=path, cause=error.cause))
 
     def _fail(self, job: int, error: SegdlError) -> None:
@@ -637,16 +625,7 @@ class Desk:
 
     def tell_failure(self, target: Target, error: SegdlError) -> None:
         """The event of a target that will not be delivered in this run."""
-        self._emit(
-            events.TargetFailed(
-                target=target.path,
-                cause=error.cause,
-                code=error.code,
-                status=error.status,
-                message=error.message,
-                request_id=error.request_id,
-            )
-        )
+        self._emit(events.TargetFailed(target=target.path, **events.trouble(error)))
 
     # -- steering --------------------------------------------------------------------------------
 

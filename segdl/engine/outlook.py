@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from segdl.core import events
 from segdl.core.clocks import Clocks
+from segdl.core.diagnosis import EXPIRED
 from segdl.core.errors import ExpiredError
 from segdl.core.manifest import Target
 from segdl.core.runway import SPARE, Left, Runway, Short, forecast
@@ -62,7 +63,7 @@ class Outlook:
         if end is not None and self._clocks.over(url.netloc, end, time.monotonic()):
             ended = f"the link has expired (it ended at {events.timestamp(end)}"
             error = ExpiredError(f"{ended}, by its server's clock): get a fresh manifest")
-            error.ends_at = end
+            error.ends_at, error.diagnosis = end, EXPIRED
             raise error
 
     def refused(self, url: ShareURL, error: ExpiredError) -> None:

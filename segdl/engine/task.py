@@ -144,7 +144,7 @@ class Task:
             pin=self._pin_for(mirror),
             size=None if self.target.slice else self.target.size,
             name=self.target.path,
-            ends_at=self.urls[mirror % len(self.urls)].ends_at,
+            url=self.urls[mirror % len(self.urls)],
             proven=mirror in self._proven,
             foreign=self._is_foreign(mirror),
         )

@@ -28,11 +28,12 @@ from segdl.core.errors import (
     UsageError,
     disk_error,
 )
+from segdl.core.head import REQUEST_IDS, Head, http_date
 from segdl.core.pace import StallWatch
 from segdl.core.ranges import range_header
 from segdl.core.timeline import Heard
 from segdl.core.urls import ShareURL, URLProblem, redirect
-from segdl.core.verdict import Accepted, Ask, Head, http_date, judge
+from segdl.core.verdict import Accepted, Ask, judge
 from segdl.edges.transport.blot import Blotter, masked
 from segdl.edges.transport.reach import Reach, check_proxy, system_proxy
 from segdl.edges.transport.wire import Body, LookupFailed, TLSRejected, WireTransport
@@ -44,11 +45,7 @@ _WINDOW = 256 * 1024  # bytes: received and not read
 _EXCERPT = 16 * 1024
 _PROXIED = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), 5.0)}  # seconds
 _REDIRECT_STATUS = {301, 302, 303, 307, 308}
-_REQUEST_IDS = (
-    "x-amz-request-id", "x-oss-request-id", "x-cos-request-id", "x-obs-request-id",
-    "x-ms-request-id", "x-guploader-uploadid", "x-request-id", "cf-ray",
-)  # fmt: skip
-_SHOWN = {"etag", "content-range", "content-encoding", *_REQUEST_IDS}  # in messages and files
+_SHOWN = {"etag", "content-range", "content-encoding", *REQUEST_IDS}  # in messages and files
 
 
 class Answer:
@@ -188,9 +185,8 @@ class Connection:
             (k, self._blotter.without_values(s) if k in _SHOWN else s)
             for (k, _), s in zip(raw, shown, strict=bool(raw))
         ]
-        said = dict(clean)
-        request_id = next((said[name] for name in _REQUEST_IDS if name in said), None)
-        self.heard = Heard(way[-1].netloc, status, request_id, said.get("etag"))
+        said = Head(status, tuple(clean))
+        self.heard = Heard(way[-1].netloc, status, said.request_id, said.get("etag"))
         told = tuple(v if v[0] == "etag" else c for v, c in zip(raw, clean, strict=True))
         words = self._blotter.clean(way, excerpt.decode("latin-1")).encode("latin-1")
         return Head(status, told, words)
@@ -367,7 +363,7 @@ def _no_document(head: Head) -> SegdlError:
         f"the server answers {f'{head.status} {words}'.strip()}",
         status=head.status,
         code=complaint.code,
-        request_id=complaint.request_id or head.get("x-amz-request-id"),
+        request_id=complaint.request_id or head.request_id,
     )
 
 
