@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import segdl
 from segdl.core.complaint import read_complaint
 from segdl.core.diagnosis import Diagnosis, Kind, Who
 from segdl.core.errors import BusyError, ExpiredError, RefusedError, SegdlError, TransientError
@@ -23,6 +27,7 @@ from segdl.core.events import TargetFailed, trouble
 from segdl.core.head import Head
 from segdl.core.urls import ShareURL, parse_url
 from segdl.core.verdict import Ask, judge
+from tests.servers import MinIO, Rclone, S3Server
 
 NOW = datetime(2023, 12, 13, 8, tzinfo=UTC).timestamp()
 HOUR = 3600.0
@@ -94,7 +99,7 @@ def cloudfront(ends: float) -> ShareURL:
     )
 
 
-def head(status: int, body: str = "", *, there: float | None = NOW, **headers: str) -> Head:
+def head(status: int, body: str = "", *, there: float | None = NOW, **headers: Any) -> Head:
     """An answer; an underscore stands for a hyphen. `there` is the server's clock."""
     pairs = [(name.replace("_", "-"), value) for name, value in headers.items()]
     pairs += [("date", formatdate(there, usegmt=True))] if there is not None else []
@@ -112,7 +117,7 @@ def s3(
     return head(status, body, there=there, content_type="application/xml", x_amz_request_id="REQ1")
 
 
-def page(status: int, text: str, **headers: str) -> Head:
+def page(status: int, text: str, **headers: Any) -> Head:
     return head(
         status,
         f"<!DOCTYPE html>\n<html><head>{text}</head><body></body></html>",
@@ -308,8 +313,15 @@ def test_what_may_mean_too_much_at_once_is_doubtful() -> None:
     for name, url, answer, *_ in TABLE:
         error, found = diagnosed(url, answer)
         if isinstance(error, RefusedError):
-            vague = {Kind.POLICY, Kind.LOGIN, Kind.GATEWAY, Kind.UNKNOWN}
-            assert error.doubtful == (answer.status == 403 and found.kind in vague), name
+            assert error.doubtful == (answer.status == 403 and found.guessed), name
+            vague = {Kind.POLICY, Kind.LOGIN, Kind.GATEWAY, Kind.UNKNOWN, Kind.MALFORMED}
+            vague |= {Kind.KEY_REVOKED} if answer.status == 401 else set()
+            assert not found.guessed or found.kind in vague, name
+    row = {name: diagnosed(url, answer)[1] for name, url, answer, *_ in TABLE}
+    for name in ("MinIO, policy", "403 and no word", "nginx", "cut short: no signature"):
+        assert row[name].guessed, name
+    for name in ("MinIO, key", "MinIO, signature", "cut short: half a signature", "AWS, account"):
+        assert not row[name].guessed, name
 
 
 @pytest.mark.parametrize(
@@ -323,7 +335,7 @@ def test_what_may_mean_too_much_at_once_is_doubtful() -> None:
         ({}, "", None),
     ],
 )
-def test_the_request_id_to_quote(headers: dict[str, str], body: str, expected: str | None) -> None:
+def test_the_request_id_to_quote(headers: dict[str, Any], body: str, expected: str | None) -> None:
     error, _ = diagnosed(LASTING, head(403, body, **headers))
     assert error.request_id == expected
 
@@ -400,7 +412,7 @@ ANYTHING = st.text(max_size=300) | st.sampled_from(
     403, "<Error><Message>" + "\x1b[2J\r\nowned" * 50 + "</Message></Error>", LASTING, {}, False
 )
 def test_a_hostile_refusal_is_one_short_line(
-    status: int, body: str, url: ShareURL, headers: dict[str, str], proven: bool
+    status: int, body: str, url: ShareURL, headers: dict[str, Any], proven: bool
 ) -> None:
     answer = head(status, body, there=None, **headers)
     error, found = diagnosed(url, answer, proven=proven)
@@ -416,3 +428,59 @@ def test_a_hostile_refusal_is_one_short_line(
 def test_the_host_that_a_server_names_is_a_name(text: str) -> None:
     complaint = read_complaint(f"<CanonicalRequest>{text}</CanonicalRequest>".encode())
     assert complaint.signed_host is None or complaint.signed_host.isascii()
+
+
+# -- real servers ----------------------------------------------------------------------------------
+
+
+def signed_ahead(server: S3Server, key: str, by: timedelta, patch: pytest.MonkeyPatch) -> str:
+    """A share URL of somebody whose clock is ahead."""
+    ahead = datetime.now(UTC).replace(tzinfo=None) + by
+    with patch.context() as patched:
+        patched.setattr("botocore.auth.get_current_datetime", lambda: ahead)
+        return server.presign(key)
+
+
+def test_what_real_stores_refuse(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One order in which every link is bad in its own way, and each is told from the others."""
+    s3.put("doctor.7z", b"x" * 1000)
+    good = s3.presign("doctor.7z")
+    query = good.partition("?")[2]
+    bucket = good.partition("/doctor.7z?")[0]
+    links = {
+        Kind.EXPIRED: s3.presign("doctor.7z", 1),
+        Kind.ALTERED: good[:-4] + ("0000" if good[-4:] != "0000" else "1111"),
+        Kind.KEY_REVOKED: good.replace(s3.access_key, "0" * 20),
+        Kind.MISSING: s3.presign("never.7z"),
+        Kind.MALFORMED: good.replace("&", "&amp;"),
+        Kind.LOGIN: f"{bucket}/doctor.7z",
+    }
+    more = {
+        "host": (good.replace("127.0.0.1", "localhost"), Kind.ALTERED),
+        "query": (good + "&x=1", Kind.ALTERED),
+        "half": (f"{bucket}/doctor.7z?{query[:-30]}", Kind.MALFORMED),
+    }
+    if isinstance(s3, MinIO):
+        ahead = signed_ahead(s3, "doctor.7z", timedelta(minutes=30), monkeypatch)
+        more["early"] = (ahead, Kind.NOT_YET_VALID)
+    if not isinstance(s3, Rclone):
+        long = s3.presign("doctor.7z", timedelta(days=8))
+        more["long"] = (long, Kind.MALFORMED)
+    wanted = {kind.value: (url, kind) for kind, url in links.items()} | more
+    order = {"segdl": 1, "files": [{"path": n, "url": url} for n, (url, _) in wanted.items()]}
+    manifest = tmp_path / "order.json"
+    manifest.write_text(json.dumps(order))
+    time.sleep(2.1)
+    report = segdl.download(manifest, tmp_path / "out")
+    found = {f.path: f.error.diagnosis for f in report.failures}
+    kinds = {name: found[name] and found[name].kind for name in wanted}
+    expected = {name: kind for name, (_, kind) in wanted.items()}
+    if isinstance(s3, Rclone):  # what has no signature is malformed to it
+        expected["login"] = Kind.MALFORMED
+    assert kinds == expected
+    assert report.exit_code == 3
+    assert all(diagnosis and diagnosis.who in Who for diagnosis in found.values())
+    if not isinstance(s3, Rclone):
+        assert all(f.error.request_id for f in report.failures)

@@ -823,8 +823,9 @@ def test_the_targets_that_need_links_and_the_one_command(case: Case) -> None:
     lines = list(summary(case.run().report, "order.json", Path("out")))
     assert "Failed: 1 file" in lines
     at = lines.index("Waiting for fresh links: 23 files")
-    assert all(line.startswith("  ") for line in lines[at + 1 : at + 22])
-    assert lines[at + 21] == "  and 3 more"
-    assert lines[at + 22] == (
+    assert lines[at + 1].startswith("  the link has expired (")  # the reason once
+    assert all(line.startswith("    ") for line in lines[at + 2 : at + 22])
+    assert lines[at + 22] == "  and 3 more"
+    assert lines[at + 23] == (
         "Get a fresh manifest and run: segdl NEW.yaml -o out (what is held stays)"
     )

@@ -73,12 +73,12 @@ def test_an_entry_has_no_place_for_a_secret() -> None:
     """Whoever adds a field has to think of what it could hold."""
     assert {f.name for f in fields(Exchange)} == {
         "at", "seconds", "connection", "target", "object", "start", "stop", "redirected",
-        "status", "code", "request_id", "etag", "cause",
+        "status", "code", "request_id", "etag", "cause", "diagnosis",
     }  # fmt: skip
     assert {f.name for f in fields(Incident)} == {
         "kind", "time", "target", "host", "segment", "cause", "status", "code", "request_id",
         "message", "wait", "targets", "bytes", "held", "delivered", "failed", "seconds",
-        "exit_code",
+        "exit_code", "diagnosis", "who",
     }  # fmt: skip
 
 

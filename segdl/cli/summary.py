@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segdl.cli import wording
 from segdl.core.complaint import printable
-from segdl.core.errors import ExitCode, ExpiredError, StoppedError
+from segdl.core.errors import ExitCode, ExpiredError, SegdlError, StoppedError
 from segdl.core.report import Failure, Grade, LeftOut, Receipt, Report, Taken
 
 SHOWN = 20  # failures that are told in full
@@ -101,11 +101,17 @@ def _listed(title: str, failures: list[Failure]) -> Iterator[str]:
         yield f"{title}: {wording.count(len(failures), 'file')}"
     alike: dict[str, list[Failure]] = {}
     for failure in failures[:SHOWN]:
-        alike.setdefault(failure.error.message, []).append(failure)
+        alike.setdefault(_reason(failure.error), []).append(failure)
     for group in alike.values():
         yield from _group(group)
     if len(failures) > SHOWN:
         yield f"  and {len(failures) - SHOWN} more"
+
+
+def _reason(error: SegdlError) -> str:
+    """What two failures have in common whose servers may say it in words of their own."""
+    why = error.diagnosis
+    return f"{why.finding}: {why.advice}" if why else error.message
 
 
 def _group(failures: list[Failure]) -> Iterator[str]:

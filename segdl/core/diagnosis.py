@@ -46,6 +46,7 @@ class Diagnosis:
     who: Who
     finding: str
     advice: str
+    guessed: bool = False  # the server does not say why
     skew: float | None = None  # seconds that this machine's clock is ahead of the server's
 
     def sentence(self, said: str) -> str:

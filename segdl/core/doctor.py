@@ -105,9 +105,7 @@ def _finding(case: Case) -> Diagnosis:
         return told
     if case.head.status == 403 and case.proven:
         return WORKED
-    if (flaw := _flaw(case)) is not None:
-        return flaw
-    return _untold(case)
+    return replace(_flaw(case) or _untold(case), guessed=True)
 
 
 def _missing(case: Case) -> Diagnosis:

@@ -250,9 +250,6 @@ def _contradiction(head: Head, what: str) -> MisansweredError:
     return error
 
 
-_DOUBTFUL = {Kind.POLICY, Kind.LOGIN, Kind.GATEWAY, Kind.UNKNOWN}
-
-
 def refusal(ask: Ask, head: Head, now: float) -> SegdlError:
     """What a status of 400 or more means for the work. Why a link is refused, `doctor` decides."""
     complaint = read_complaint(head.excerpt)
@@ -289,7 +286,7 @@ def _refused(case: Case, diagnosis: Diagnosis, message: str) -> SegdlError:
         case Kind.RATE_LIMIT:
             return BusyError(message, retry_after=_wait(case.head, case.there))
     refused = RefusedError(message)
-    refused.doubtful = case.head.status == 403 and diagnosis.kind in _DOUBTFUL
+    refused.doubtful = case.head.status == 403 and diagnosis.guessed
     return refused
 
 
