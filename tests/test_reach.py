@@ -5,21 +5,21 @@ from __future__ import annotations
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import trustme
 
 from segdl.core.errors import ExitCode, UsageError
-from segdl.edges.transport import Reach
+from segdl.edges.transport import Reach, connection
 from segdl.edges.transport.wire.dial import HEAD_START, Address, first_to_answer
 from segdl.edges.transport.wire.patience import Patience
-from tests.commands import Ended, segdl
+from tests.commands import Ended, environment, segdl
 from tests.faults import EVERY_PATH, FaultServer, faults
 from tests.orders import CANARY, NAME, PATH, QUERY, Case, made
 from tests.scripted import RawServer, raw_server, read_head
@@ -218,16 +218,111 @@ def test_n07_a_proxy_that_opens_no_tunnel(case: Case, secure: FaultServer, kind:
     assert "the proxy refuses the way" in str(run.error())
 
 
-@pytest.mark.skipif(find_spec("socksio") is not None, reason="the extra is here")
-def test_socks_without_the_extra_is_one_sentence(case: Case) -> None:
+WITHOUT = "import sys; sys.modules['socksio'] = None; import segdl.cli; "
+MAIN = "sys.exit(segdl.cli.main(sys.argv[1:]))"
+
+
+@pytest.mark.parametrize("given", ["option", "environment"])
+def test_socks_without_the_extra_is_one_sentence(case: Case, given: str) -> None:
     case.put(DATA)
-    ended = get(case, "--proxy", f"socks5://user:{CANARY}@127.0.0.1:1")
-    assert ended.returncode == ExitCode.USAGE
-    assert "pip install httpx[socks]" in ended.stderr
+    case.manifest()
+    proxy = f"socks5://user:{CANARY}@127.0.0.1:1"
+    option = ("--proxy", proxy) if given == "option" else ()
+    inherited = environment(case.folder) | ({} if option else {"all_proxy": proxy})
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT + MAIN, "order.json", "-o", "out", *option],
+        cwd=case.folder, env=inherited, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == (ExitCode.USAGE if option else ExitCode.NETWORK)
+    assert "pip install 'segdl[socks]'" in ended.stdout + ended.stderr
+    assert CANARY not in ended.stdout + ended.stderr
     assert not case.server.requests
-    ended = get(case, all_proxy=f"socks5://user:{CANARY}@127.0.0.1:1")
-    assert ended.returncode == ExitCode.NETWORK
-    assert "pip install httpx[socks]" in ended.stdout
+
+
+class Socks:
+    """A SOCKS 5 proxy (RFC 1928) that wants a name and a password (RFC 1929)."""
+
+    def __init__(self) -> None:
+        self.places: list[str] = []
+
+    def __call__(self, client: socket.socket) -> None:
+        methods = _exactly(client, 2)[1]
+        assert 2 in _exactly(client, methods)
+        client.sendall(b"\5\2")
+        assert _exactly(client, 1) == b"\1"
+        name, password = _field(client), _field(client)
+        good = (name, password) == (b"user", CANARY.encode())
+        client.sendall(b"\1\0" if good else b"\1\1")
+        if not good:
+            return
+        kind = _exactly(client, 4)[3]
+        where = _field(client).decode() if kind == 3 else socket.inet_ntoa(_exactly(client, 4))
+        port = int.from_bytes(_exactly(client, 2))
+        self.places.append(f"{where}:{port}")
+        with socket.create_connection((where, port), LATE) as server:
+            client.sendall(b"\5\0\0\1\0\0\0\0\0\0")
+            other = threading.Thread(target=_pump, args=(client, server))
+            other.start()
+            _pump(server, client)
+            other.join(LATE)
+
+
+def _exactly(client: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count and (more := client.recv(count - len(data))):
+        data += more
+    return data
+
+
+def _field(client: socket.socket) -> bytes:
+    return _exactly(client, _exactly(client, 1)[0])
+
+
+def test_a_socks_proxy(case: Case) -> None:
+    socks = Socks()
+    case.put(DATA)
+    with raw_server(socks) as server:
+        proxy = f"socks5://user:{CANARY}@127.0.0.1:{server.port}"
+        case.run(proxy=proxy).report.raise_for_failures()
+    case.check_delivered()
+    assert set(socks.places) == {f"{case.server.host}:{case.server.port}"}
+
+
+def test_a_socks_proxy_and_tls(case: Case, secure: FaultServer, ca_file: Path) -> None:
+    socks = Socks()
+    case.put(DATA, url=secure.url(PATH, QUERY))
+    with raw_server(socks) as server:
+        proxy = f"socks5h://user:{CANARY}@127.0.0.1:{server.port}"
+        case.run(proxy=proxy, ca_file=str(ca_file)).report.raise_for_failures()
+    case.check_delivered()
+    assert set(socks.places) == {f"127.0.0.1:{secure.port}"}
+
+
+def test_a_socks_proxy_that_refuses(case: Case) -> None:
+    case.put(DATA)
+    with raw_server(Socks()) as server:
+        proxy = f"socks5://somebody:{CANARY}@127.0.0.1:{server.port}"
+        run = case.run(proxy=proxy, patience=0.0)
+    assert run.code is ExitCode.NETWORK
+    assert "the proxy refuses the way" in str(run.error())
+    assert not case.server.requests
+
+
+def _listens(client: socket.socket) -> None:
+    """It takes whatever comes, and says nothing."""
+    while client.recv(4096):
+        pass
+
+
+def test_n03_a_socks_proxy_that_never_answers(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_CONNECT", 0.3)
+    case.put(DATA)
+    began = time.monotonic()
+    with raw_server(_listens) as server:
+        run = case.run(proxy=f"socks5://127.0.0.1:{server.port}", patience=0.0, retries=0)
+    assert run.code is ExitCode.NETWORK
+    assert "the proxy refuses the way" in str(run.error())
+    assert time.monotonic() - began < LATE
 
 
 def test_a_proxy_that_cannot_be_one() -> None:

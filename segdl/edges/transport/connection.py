@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import errno
 import functools
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import httpx
 
@@ -43,7 +45,8 @@ _REDIRECTS = 5
 # With what the worker has not recorded yet, a kill -9 costs less than 1 MiB a connection.
 _WINDOW = 256 * 1024  # bytes: received and not read
 _EXCERPT = 16 * 1024
-_PROXIED = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), 5.0)}  # seconds
+_CONNECT = 5.0  # seconds, through a proxy
+_TIMEOUTS = dict.fromkeys(("connect", "read", "write", "pool"), _CONNECT)
 _REDIRECT_STATUS = {301, 302, 303, 307, 308}
 _SHOWN = {"etag", "content-range", "content-encoding", *REQUEST_IDS}  # in messages and files
 
@@ -215,9 +218,9 @@ class Connection:
                 extensions = {"target": url.target}
                 request = httpx.Request("GET", where, headers=headers, extensions=extensions)
                 return self._wire.handle_request(request)
-            request = httpx.Request("GET", where, headers=headers, extensions=_PROXIED)
+            request = httpx.Request("GET", where, headers=headers)
             request.url = _SignedURL(where, url.target)
-            return self._through(proxy).handle_request(request)
+            return _watched(self._through(proxy), request)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise _translate(error, url) from None
 
@@ -325,6 +328,56 @@ def _placed(body: Body, view: memoryview) -> int:
         if isinstance(error, TimeoutError):
             raise
         raise BrokenError("the connection broke in the middle of the body") from None
+
+
+class _Watch:
+    """What httpcore lets go of while it opens a way through a SOCKS proxy, by its `trace`.
+
+    It gives the handshake no time limit, so that a proxy which never answers would hold a worker
+    for ever, and it forgets the socket of one that refuses, which the error then keeps open.
+    """
+
+    def __init__(self) -> None:
+        self._streams: list[Any] = []
+        self._timer: threading.Timer | None = None
+
+    def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
+        match event:
+            case "socks.connect_tcp.complete":
+                self._streams.append(facts["return_value"])
+            case "socks.setup_socks5_connection.started":
+                self._timer = threading.Timer(_CONNECT, self.shut)
+                self._timer.daemon = True
+                self._timer.start()
+            case "socks.setup_socks5_connection.complete" | "socks.setup_socks5_connection.failed":
+                self.over()
+
+    def shut(self) -> None:
+        for stream in self._streams:
+            _shut(stream.get_extra_info("socket"))
+
+    def over(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+
+    def close(self) -> None:
+        self.over()
+        for stream in self._streams:
+            stream.close()
+
+
+def _watched(transport: httpx.BaseTransport, request: httpx.Request) -> httpx.Response:
+    """The answer through a proxy."""
+    watch = _Watch()
+    request.extensions = {"timeout": _TIMEOUTS, "trace": watch}
+    try:
+        return transport.handle_request(request)
+    except BaseException as error:
+        watch.close()
+        if isinstance(error, Exception) and type(error).__module__.startswith("socksio"):
+            raise httpx.ProxyError("it does not speak SOCKS") from None
+        raise
 
 
 class _SignedURL(httpx.URL):

@@ -97,7 +97,7 @@ def check_proxy(proxy: str) -> httpx.URL:
         raise UsageError("the proxy's URL begins with none of http, https, socks5 and socks5h")
     if url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
         raise UsageError(
-            "a socks5 proxy wants a package that is not here: pip install httpx[socks]"
+            "a socks5 proxy wants a package that is not here: pip install 'segdl[socks]'"
         )
     return url
 
