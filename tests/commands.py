@@ -19,7 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.orders import CANARY
+from tests import canary
+from tests.canary import CANARY
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 30.0  # seconds after which a process that still runs has gone wrong
@@ -44,7 +45,9 @@ Ended = subprocess.CompletedProcess[str]
 def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Nothing of the caller's but what Python needs."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
-    return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), **QUIET, **(more or {})}
+    secrets = {**canary.ENVIRONMENT, "SEGDL_HEADER": f"X-Canary: {CANARY}", "SEGDL_WATCHED": "1"}
+    paths = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(canary.WATCH)))}
+    return {**kept, "HOME": str(home), **paths, **QUIET, **secrets, **(more or {})}
 
 
 def command(*arguments: str | Path) -> list[str]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import random
 import ssl
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 import trustme
 
+from tests import canary
 from tests.faults import FaultServer
 from tests.servers import MinIO, Nginx, Rclone, S3Server, SeaweedFS
 
@@ -124,6 +125,42 @@ def nginx(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> It
     _needs(Nginx.available())
     with Nginx((chain, key)) as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def no_secret_gets_out(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """The secrets of every test, and where they must not be after it (see tests.canary)."""
+    for name, value in canary.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    used = "tmp_path" in request.fixturenames and not _plants(request.node)
+    folder: Path | None = request.getfixturevalue("tmp_path") if used else None
+    yield
+    assert not canary.children()
+    found = list(canary.leaks(folder)) if folder else []
+    assert not found, f"a secret in {', '.join(found)}"
+
+
+def _plants(item: pytest.Item) -> bool:
+    return item.get_closest_marker("plants_secrets") is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test printed or logged holds no secret; one that does has failed."""
+    report = yield
+    if report.passed and not _plants(item):
+        for title, text in report.sections:
+            if canary.CANARY in text:
+                report.outcome, report.longrepr = "failed", f"a secret in {title}"
+    return report
+
+
+def pytest_configure() -> None:
+    canary.watch_children()
 
 
 def _needs(missing: str | None) -> None:

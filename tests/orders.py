@@ -26,6 +26,7 @@ from segdl.core.errors import ExitCode, SegdlError
 from segdl.core.events import Event
 from segdl.core.options import Options
 from segdl.core.report import Report
+from tests.canary import CANARY
 from tests.faults import FaultServer
 
 SEGMENT = 64 * 1024
@@ -33,7 +34,6 @@ SIZE = 4 * SEGMENT + 12_345  # five segments, the last one short
 PATH = "/orders/a.7z"
 NAME = "a.7z"
 
-CANARY = "CANARY7d41c09be5f26a83"
 QUERY = (
     "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKID%2F20231213%2Fus-east-1%2Fs3%2F"
     f"aws4_request&X-Amz-SignedHeaders=host&X-Amz-Signature={CANARY}"

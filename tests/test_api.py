@@ -21,9 +21,9 @@ from segdl.core.digests import digest
 from segdl.core.errors import ExitCode, SegdlError, TransientError
 from segdl.core.options import RateLimit, RateWindow
 from segdl.core.report import Grade
+from tests.canary import CANARY
 from tests.faults import EVERY_PATH, FaultServer, faults
 from tests.orders import (
-    CANARY,
     NAME,
     PATH,
     SEGMENT,

@@ -24,9 +24,10 @@ from segdl.core.journal import seal
 from segdl.edges.index import Index
 from segdl.edges.timeline import BEFORE, NAME
 from segdl.engine.bundle import bundle
+from tests.canary import CANARY
 from tests.commands import segdl as run_segdl
 from tests.faults import EVERY_PATH, Answer, Fault, FaultServer, Seen, Wire, answers, faults
-from tests.orders import CANARY, PATH, SEGMENT, SIZE, Case, files_under, made
+from tests.orders import PATH, SEGMENT, SIZE, Case, files_under, made
 from tests.test_workspace import umask
 
 DATA = made(SIZE)  # five segments
@@ -258,6 +259,7 @@ def test_a_redirect_s_own_query_is_blotted_out(case: Case, tmp_path: Path) -> No
     assert redirected == {f"127.0.0.1:{other.port}"}
 
 
+@pytest.mark.plants_secrets
 def test_what_somebody_wrote_into_its_files_is_not_taken_over(case: Case) -> None:
     """Each piece is written anew from fields with names."""
     half(case)

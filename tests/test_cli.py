@@ -18,6 +18,7 @@ from segdl.cli import shell, signals
 from segdl.core.errors import StoppedError
 from segdl.core.manifest import Manifest
 from segdl.version import VERSION
+from tests.canary import CANARY
 from tests.commands import (
     Ended,
     check_output,
@@ -27,7 +28,7 @@ from tests.commands import (
     segdl,
 )
 from tests.faults import FaultServer, faults
-from tests.orders import CANARY, NAME, PATH, QUERY, SIZE, Case, Proof, files_under, made
+from tests.orders import NAME, PATH, QUERY, SIZE, Case, Proof, files_under, made
 from tests.servers import SeaweedFS
 
 DATA = made(SIZE)

@@ -23,9 +23,9 @@ from segdl.core.digests import digest, digest_of_parts
 from segdl.core.errors import ExitCode
 from segdl.core.options import RateLimit, parse_rate
 from segdl.core.report import Grade
+from tests.canary import CANARY
 from tests.faults import EVERY_PATH, Answer, Fault, FaultServer, Seen, TCPProxy, Wire, faults
 from tests.orders import (
-    CANARY,
     NAME,
     PATH,
     QUERY,

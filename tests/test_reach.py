@@ -19,9 +19,10 @@ from segdl.core.errors import ExitCode, UsageError
 from segdl.edges.transport import Reach, connection
 from segdl.edges.transport.wire.dial import HEAD_START, Address, first_to_answer
 from segdl.edges.transport.wire.patience import Patience
+from tests.canary import CANARY
 from tests.commands import Ended, environment, segdl
 from tests.faults import EVERY_PATH, FaultServer, faults
-from tests.orders import CANARY, NAME, PATH, QUERY, Case, made
+from tests.orders import NAME, PATH, QUERY, Case, made
 from tests.scripted import RawServer, raw_server, read_head
 
 DATA = made(200_000)
@@ -43,7 +44,14 @@ def secure(server_tls: ssl.SSLContext) -> Iterator[FaultServer]:
 def get(case: Case, *arguments: str | Path, **env: str) -> Ended:
     """`segdl order.json -o out …`, as its own process."""
     case.manifest()
-    return segdl("order.json", "-o", "out", *arguments, cwd=case.folder, env=env)
+    return segdl(
+        "order.json",
+        "-o",
+        "out",
+        *arguments,
+        cwd=case.folder,
+        env={"no_proxy": "", "https_proxy": "", **env},
+    )
 
 
 # -- connect-to ------------------------------------------------------------------------------------
@@ -57,8 +65,11 @@ def test_connect_to_keeps_the_host_header(case: Case) -> None:
     assert {request.headers["host"] for request in case.server.requests} == {"minio.example:9000"}
 
 
-def test_connect_to_keeps_the_name_that_tls_checks(case: Case, authority: trustme.CA) -> None:
+def test_connect_to_keeps_the_name_that_tls_checks(
+    case: Case, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The certificate is for the URL's name, and that name goes to the server."""
+    monkeypatch.delenv("https_proxy")
     names: list[str | None] = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("minio.example").configure_cert(context)
@@ -228,7 +239,7 @@ def test_socks_without_the_extra_is_one_sentence(case: Case, given: str) -> None
     case.manifest()
     proxy = f"socks5://user:{CANARY}@127.0.0.1:1"
     option = ("--proxy", proxy) if given == "option" else ()
-    inherited = environment(case.folder) | ({} if option else {"all_proxy": proxy})
+    inherited = environment(case.folder, {} if option else {"all_proxy": proxy, "no_proxy": ""})
     ended = subprocess.run(
         [sys.executable, "-c", WITHOUT + MAIN, "order.json", "-o", "out", *option],
         cwd=case.folder, env=inherited, capture_output=True, text=True, check=False,

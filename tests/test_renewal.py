@@ -31,13 +31,13 @@ from segdl.core.renewal import PAUSES, Renewed, Turns, first_end, only_later, sa
 from segdl.core.urls import parse_url
 from segdl.edges.command import output_of
 from segdl.edges.manifest_file import ManifestFile
+from tests.canary import CANARY
 from tests.commands import ROOT, Running, check_output, environment, running
 from tests.commands import segdl as run_segdl
 from tests.faults import EVERY_PATH, FaultServer, faults
 from tests.faults.answers import Answer, Seen
 from tests.faults.wire import Fault, Wire
 from tests.orders import (
-    CANARY,
     SECRET_HEADER,
     SEGMENT,
     Case,

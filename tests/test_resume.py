@@ -31,9 +31,9 @@ from segdl.core.journal import seal, unseal
 from segdl.core.report import Grade
 from segdl.core.schedule import Fetch, Schedule
 from segdl.engine.audit import status
+from tests.canary import CANARY
 from tests.faults import EVERY_PATH, Answer, FaultServer, Seen, Wire, faults
 from tests.orders import (
-    CANARY,
     NAME,
     PATH,
     QUERY,

@@ -32,11 +32,12 @@ from segdl.core.verdict import Ask, judge
 from segdl.engine.control import Steerable
 from segdl.engine.desk import Desk
 from segdl.engine.outlook import LinksWanted
+from tests.canary import CANARY
 from tests.faults import FaultServer, faults
 from tests.faults.answers import Answer, Seen
 from tests.faults.server import EVERY_PATH
 from tests.faults.wire import Fault, Wire
-from tests.orders import CANARY, SEGMENT, Case, Proof, made, until
+from tests.orders import SEGMENT, Case, Proof, made, until
 
 # -- from when to when a URL is good ---------------------------------------------------------------
 

@@ -21,10 +21,10 @@ from segdl.edges.lock import Lock
 from segdl.edges.trial import try_out
 from segdl.engine.audit import status
 from segdl.engine.survey import SAMPLED, SILENCES, STRANDS
+from tests.canary import CANARY
 from tests.commands import Ended, Terminal, running, segdl
 from tests.faults import EVERY_PATH, Fault, FaultServer, faults
 from tests.orders import (
-    CANARY,
     NAME,
     PATH,
     QUERY,

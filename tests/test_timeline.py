@@ -26,8 +26,9 @@ from segdl.core.urls import parse_url
 from segdl.edges.timeline import BEFORE, NAME, Timeline, read_timeline
 from segdl.engine import chronicle
 from segdl.engine.chronicle import Chronicle
+from tests.canary import CANARY
 from tests.faults import FaultServer, faults
-from tests.orders import CANARY, PATH, QUERY, SEGMENT, SIZE, Case, made
+from tests.orders import PATH, QUERY, SEGMENT, SIZE, Case, made
 from tests.test_workspace import umask
 
 DATA = made(SIZE)

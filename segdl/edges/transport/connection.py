@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import errno
 import functools
+import logging
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -112,6 +114,7 @@ class Connection:
             connect_to=reach.connect_to,
             window=_WINDOW,
         )
+        self._system = urllib.request.getproxies()
         self._proxied: dict[tuple[str, bool], httpx.BaseTransport] = {}
         self._at_home = True  # the request goes to the origin that the manifest names
         self._response: httpx.Response | None = None
@@ -178,8 +181,8 @@ class Connection:
     def _head(self, response: httpx.Response, way: Sequence[ShareURL], excerpt: bytes) -> Head:
         """What an answer says of itself, without what it echoes of a secret.
 
-        All but the ETag, which has to go back as it came. The excerpt is cleaned before it is read:
-        a message that is cut could end in half a secret.
+        An ETag goes back as it came, and into files: one that echoes a secret is none. The excerpt
+        is cleaned before it is read: a message that is cut could end in half a secret.
         """
         status = response.status_code
         raw = [(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in response.headers.raw]
@@ -190,7 +193,7 @@ class Connection:
         ]
         said = Head(status, tuple(clean))
         self.heard = Heard(way[-1].netloc, status, said.request_id, said.get("etag"))
-        told = tuple(v if v[0] == "etag" else c for v, c in zip(raw, clean, strict=True))
+        told = tuple(c for v, c in zip(raw, clean, strict=True) if v == c or c[0] != "etag")
         words = self._blotter.clean(way, excerpt.decode("latin-1")).encode("latin-1")
         return Head(status, told, words)
 
@@ -213,7 +216,7 @@ class Connection:
         headers = self._headers(first, url, ask)
         self._at_home = url.origin == first.origin
         try:
-            proxy = self._reach.proxy or system_proxy(url)
+            proxy = self._reach.proxy or system_proxy(url, self._system)
             if proxy is None:
                 extensions = {"target": url.target}
                 request = httpx.Request("GET", where, headers=headers, extensions=extensions)
@@ -275,6 +278,7 @@ class Connection:
         inner = self._reach.tls(own=False) if url.scheme == "https" else None
         reached = httpx.Proxy(url, ssl_context=inner)
         self._blotter.learn(reached)
+        logging.getLogger("httpcore").setLevel(logging.INFO)  # below it tells passwords, queries
         return httpx.HTTPTransport(
             verify=self._reach.tls(own=self._at_home),
             proxy=reached,

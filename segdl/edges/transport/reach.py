@@ -102,13 +102,8 @@ def check_proxy(proxy: str) -> httpx.URL:
     return url
 
 
-def system_proxy(url: ShareURL) -> str | None:
-    proxies = _proxies()
+def system_proxy(url: ShareURL, proxies: Mapping[str, str]) -> str | None:
+    """The proxy that the system has for a URL. `proxies` is `urllib.request.getproxies()`."""
     if not proxies or urllib.request.proxy_bypass(url.host):
         return None
     return proxies.get(url.scheme) or proxies.get("all")
-
-
-@functools.cache
-def _proxies() -> dict[str, str]:
-    return urllib.request.getproxies()
