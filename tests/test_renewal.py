@@ -264,6 +264,7 @@ FAILING: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize(("code", "message"), FAILING.values(), ids=list(FAILING))
+@pytest.mark.plants_secrets
 def test_a_command_that_fails(code: str, message: str) -> None:
     with nothing_left_over(), pytest.raises(BrokenError) as failed:
         output_of(python(code), MIB, 10, never)
@@ -485,6 +486,7 @@ def writer(case: Case, *texts: str) -> tuple[str, ...]:
             CANARY)  # fmt: skip
 
 
+@pytest.mark.plants_secrets
 def test_the_refresh_command_brings_links(case: Case) -> None:
     put(case)
     serving(case, lambda: resigned(case, 3600))
@@ -493,6 +495,7 @@ def test_the_refresh_command_brings_links(case: Case) -> None:
     assert not asked_for_manifest(case)  # the command comes first
 
 
+@pytest.mark.plants_secrets
 def test_the_refresh_url_stands_in_for_the_command(case: Case) -> None:
     put(case)
     serving(case, lambda: resigned(case, 3600))
@@ -842,21 +845,27 @@ def test_an_order_outlives_its_links(s3: S3Server, tmp_path: Path) -> None:
 
     rate = str(20 * ARCHIVE // (4 * LINKS))
     command = ["--limit-rate", rate, "--progress", "json", "-c", "4"]
-    fetched, refreshed, ends = 0, 0, []
+    fetched, refreshed, ends = 0, 0, list[int]()
     order = sign("order.json")
-    for cold in range(2):
+    while 0 not in ends and len(ends) < 9:
         with running("refresh", order, *command, cwd=tmp_path) as child:
             for event in child.events():
                 refreshed += event["event"] == "links_refreshed"
                 if event["event"] in ("url_expiring", "url_expired"):
                     sign("order.json")  # its own file is replaced: once for each of their ends
-                if event["event"] == "links_refreshed" and refreshed == 2 and not cold:
+                if event["event"] == "links_refreshed" and refreshed == 2 and 143 not in ends:
                     child.process.send_signal(signal.SIGTERM)
                 if event["event"] == "order_finished":
                     fetched += event["bytes"]
             ends.append(child.process.wait())
         order = sign("order.json")
-    assert ends == [143, 0]
+    assert ends[-1] == 0 and ends.count(143) == 1
+    assert set(ends) <= {
+        0,
+        3,
+        143,
+    }  # 3: all links ended before the file was replaced
     assert refreshed >= 2
+    print(f"{type(s3).__name__}: {refreshed} hot and {len(ends) - 1} cold, {fetched} bytes fetched")
     assert fetched == sum(map(len, data.values()))
     assert all((tmp_path / "out" / key).read_bytes() == content for key, content in data.items())
