@@ -27,8 +27,13 @@ LONG = {
     "test_audit",
     "test_drafts",
     "test_fault_server",
+    "test_faults_end_to_end",
     "test_manifest",
+    "test_renewal",
+    "test_resume",
+    "test_runway",
     "test_schedule",
+    "test_survey",
     "test_tails",
     "test_verdict",
 }

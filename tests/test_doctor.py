@@ -251,6 +251,7 @@ TABLE: list[tuple[str, ShareURL, Head, Kind, Who, str]] = [
     ("CloudFront, blocked", LASTING, page(403, "<TITLE>ERROR: The request could not be satisfied</TITLE>", server="CloudFront", x_amz_cf_id="x=="), Kind.GATEWAY, Who.OPERATOR, ""),
     ("Akamai", LASTING, page(403, "<TITLE>Access Denied</TITLE>", server="AkamaiGHost"), Kind.GATEWAY, Who.OPERATOR, ""),
     ("nginx", LASTING, page(403, "<title>403 Forbidden</title>", server="nginx"), Kind.GATEWAY, Who.OPERATOR, ""),
+    ("nginx, behind a proxy that passes on", LASTING, page(403, "<title>403 Forbidden</title>", server="nginx", via="1.1 proxy (squid/5.7)"), Kind.GATEWAY, Who.OPERATOR, ""),
     ("a page that talks of archives", LASTING, page(403, "<title>403 Forbidden: archive.example</title>"), Kind.GATEWAY, Who.OPERATOR, ""),
     # -- credentials are wanted
     ("401", parse_url("https://files.example/1.7z"), head(401, www_authenticate='Basic realm="x"'), Kind.LOGIN, Who.CUSTOMER, "--header"),

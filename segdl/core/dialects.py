@@ -62,7 +62,7 @@ BY_WORDS: tuple[tuple[re.Pattern[str], Diagnosis], ...] = tuple(
             r"signature (we calculated )?(does|did) not match|invalid signature|bad signature",
             ALTERED,
         ),
-        (r"not signed", ALTERED),
+        (r"headers?\b.{1,100}\bnot signed", ALTERED),
         (
             r"access ?key.*(does not exist|is disabled|is inactive)|no such key: |unknown key",
             REVOKED,

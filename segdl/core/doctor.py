@@ -131,14 +131,13 @@ def _early(case: Case) -> Diagnosis | None:
 
 
 def _not_yet(wait: float | None) -> Diagnosis:
-    finding, who = "the link is not valid yet", Who.CUSTOMER
+    finding = "the link is not valid yet"
     if wait is None or not 0 < wait <= LONGEST_WAIT:
         advice = f"{FRESH}; the clock of whoever signed it, or the server's, may be off"
         return Diagnosis(Kind.NOT_YET_VALID, Who.PUBLISHER, finding, advice)
     minutes = math.ceil(wait / 60)
-    return Diagnosis(
-        Kind.NOT_YET_VALID, who, finding, f"run again in {minutes} minutes, by the server's clock"
-    )
+    advice = f"run again in {minutes} minutes, by the server's clock"
+    return Diagnosis(Kind.NOT_YET_VALID, Who.CUSTOMER, finding, advice)
 
 
 def _told(case: Case) -> Diagnosis | None:
@@ -228,6 +227,6 @@ def _filtered(case: Case) -> bool:
     """Whether a web filter of the customer's own network has answered."""
     head = case.head
     told = [name for name, _ in head.headers]
-    told += filter(None, (head.get("server"), head.get("via"), case.words))
+    told += filter(None, (head.get("server"), case.words))  # `Via` has proxies that only pass on
     told += [head.excerpt.decode("latin-1")] if case.complaint.page else []
     return bool(FILTERS.search(" ".join(told)))
