@@ -474,6 +474,18 @@ def test_it_fits_a_terminal_of_80_columns(case: Case) -> None:
     assert "NO-GO (4): Tell the publisher" in " ".join(lines)
 
 
+def test_a_refusal_is_told_once_for_all_that_it_is_of(case: Case) -> None:
+    for number in range(3):
+        case.put(DATA, f"/{number}.7z")
+        case.server.script(f"/{number}.7z", faults.EXPIRED["MinIO"])
+    lines = plan(case).stdout.splitlines()
+    assert [line[:18] for line in lines if line.startswith("Why")] == ["Why     0.7z and 2"]
+    found = planned(case)
+    for target in found["targets"]:
+        told = target["problem"]
+        assert (told["diagnosis"], told["who"]) == ("expired", "publisher")
+
+
 def test_no_secret_comes_out(case: Case) -> None:
     """Not even one that the server echoes."""
     case.put(DATA, etag=f'"{CANARY}"')

@@ -294,6 +294,8 @@ def test_mask() -> None:
     assert SECRET not in masked and "KEYKEY" not in masked
     assert masked.endswith("n=5 at h") and url.mask("plain words") == "plain words"
     assert parse_url("http://h/k").mask(body) == body
+    advice = "Please use AWS4-HMAC-SHA256"
+    assert parse_url("http://h/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&a=b").mask(advice) == advice
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from segdl.cli.get import NOTE, read_order
 from segdl.cli.progress import on_terminal
 from segdl.cli.settings import Settings, add_settings, read_settings
 from segdl.cli.signals import Signals
-from segdl.cli.summary import command, next_step
+from segdl.cli.summary import command, next_step, reason
 from segdl.core.complaint import printable
 from segdl.core.errors import DiskError, ExitCode, SegdlError, UsageError
 from segdl.core.events import timestamp, trouble
@@ -208,7 +208,8 @@ def _problems(found: Preflight) -> Iterator[str]:
         yield f"  {error.cause:<12} {wording.shorten(printable(path, 1000), WIDTH - 15)}"
     if len(failing) > SHOWN:
         yield f"  and {len(failing) - SHOWN} more (--json tells all)"
-    yield from _grouped("Why", ((path, _why(error)) for path, error in failing))
+    firsts = {reason(error): error for _, error in reversed(failing)}  # each has a request id
+    yield from _grouped("Why", ((path, _why(firsts[reason(error)])) for path, error in failing))
     for error in (*found.bars, *filter(None, (found.full,))):
         yield from _row("Why", _why(error))
 

@@ -101,14 +101,14 @@ def _listed(title: str, failures: list[Failure]) -> Iterator[str]:
         yield f"{title}: {wording.count(len(failures), 'file')}"
     alike: dict[str, list[Failure]] = {}
     for failure in failures[:SHOWN]:
-        alike.setdefault(_reason(failure.error), []).append(failure)
+        alike.setdefault(reason(failure.error), []).append(failure)
     for group in alike.values():
         yield from _group(group)
     if len(failures) > SHOWN:
         yield f"  and {len(failures) - SHOWN} more"
 
 
-def _reason(error: SegdlError) -> str:
+def reason(error: SegdlError) -> str:
     """What two failures have in common whose servers may say it in words of their own."""
     why = error.diagnosis
     return f"{why.finding}: {why.advice}" if why else error.message

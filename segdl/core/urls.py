@@ -159,8 +159,12 @@ class ShareURL:
         return unquote(self.path.rsplit("/", 1)[-1])
 
     def mask(self, text: str) -> str:
-        """`text` with every value of this URL's query blotted out, should a server echo it."""
-        values = {self.query, *(p.partition("=")[2] for p in self.query.split("&"))}
+        """`text` with every value of this URL's query blotted out, should a server echo it.
+
+        But for the name of an algorithm, which is no secret, and in the advice of servers.
+        """
+        parameters = (p for p in self.query.split("&") if not _name(p).endswith("-algorithm"))
+        values = {self.query, *(p.partition("=")[2] for p in parameters)}
         for value in sorted(values | {unquote_plus(v) for v in values}, key=len, reverse=True):
             if len(value) >= 8:
                 text = text.replace(value, "***")
