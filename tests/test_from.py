@@ -18,6 +18,7 @@ from segdl.core.manifest.model import Pieces
 from segdl.core.report import Grade
 from segdl.core.salvage import Candidate, Offers, Use
 from segdl.core.urls import parse_url
+from segdl.engine.audit import status
 from segdl.engine.task import Task
 from tests.commands import Ended, running, segdl
 from tests.faults import EVERY_PATH, FaultServer, faults
@@ -327,6 +328,26 @@ def test_the_output_directory_itself_as_a_source(case: Case) -> None:
 
 
 # -- beside what is here already -----------------------------------------------------------------
+
+
+def test_what_comes_from_there_is_not_counted_with_what_was_begun_here(
+    case: Case, stick: Path
+) -> None:
+    """Half a segment is held, and comes whole from there, while the last one is still fetched."""
+    case.put(DATA, pieces=pieces_of(DATA))
+    case.server.script(PATH, faults.short_206(40_000), on=3)
+    case.server.script(PATH, faults.hang_up(), on=range(4, 1000))
+    run = case.run(retries=0, connections=1)
+    assert status(case.out).present == 2 * SEGMENT + 40_000
+    case.server.mend()
+    (stick / NAME).write_bytes(DATA[: 4 * SEGMENT])
+    case.server.script(PATH, faults.trickle(20_000))
+    run = bring(case, stick)
+    run.report.raise_for_failures()
+    case.check_delivered()
+    shown = [event.bytes for event in run.of(events.Progress)]
+    assert 4 * SEGMENT in shown
+    assert 4 * SEGMENT + 40_000 not in shown
 
 
 def test_what_is_begun_here_is_completed_from_there(case: Case, stick: Path) -> None:

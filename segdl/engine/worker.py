@@ -260,7 +260,7 @@ class Worker(threading.Thread):
                     unrecorded += count
                     self._gained += task.came(part, count)
                     self._pay(self._desk.landed_more(self._number, count), watch)
-                if unrecorded >= CHECKPOINT or (trouble and unrecorded):
+                if unrecorded >= CHECKPOINT or (unrecorded and (trouble or not count)):
                     task.checkpoint(part, work.epoch)
                     unrecorded = 0
                 if trouble:
