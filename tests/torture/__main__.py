@@ -1,0 +1,51 @@
+"""`scripts/torture NAME`: one campaign, or a list of them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import sys
+
+from tests import torture
+from tests.torture.campaign import Campaign, Impossible, run
+
+
+def campaigns() -> dict[str, Campaign]:
+    """Every module of this package that has a CAMPAIGN, by name."""
+    found: dict[str, Campaign] = {}
+    for module in pkgutil.iter_modules(torture.__path__):
+        if module.name != "__main__":
+            loaded = importlib.import_module(f"{torture.__name__}.{module.name}")
+            campaign = getattr(loaded, "CAMPAIGN", None)
+            if isinstance(campaign, Campaign):
+                found[campaign.name] = campaign
+    return found
+
+
+def main() -> int:
+    known = campaigns()
+    listed = "\n".join(f"  {c.name:<10} {c.about} [{c.rounds}]" for c in known.values())
+    parser = argparse.ArgumentParser(
+        prog="scripts/torture", description=__doc__, epilog=f"campaigns [rounds]:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("name", choices=known, metavar="NAME")
+    parser.add_argument("-n", type=int, metavar="ROUNDS")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", type=int, metavar="ROUND", help="that round alone")
+    given = parser.parse_args()
+    campaign = known[given.name]
+    numbers = range(given.n or campaign.rounds) if given.only is None else [given.only]
+    try:
+        outcome = run(campaign, numbers, given.seed)
+    except Impossible as reason:
+        print(f"{campaign.name}: not here: {reason}", file=sys.stderr)
+        return 3
+    for line in outcome.lines():
+        print(line)
+    return 1 if outcome.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
