@@ -15,15 +15,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-CANARY = "CANARY7d41c09be5f26a83"
+CANARY = "CANARY7d41c09be5f26a83"  # each place adds a word: none is blotted out with another
 SIGNATURE = re.compile(rb"X-Amz-Signature=[0-9a-f]{16}")  # of the real stores' links
 WATCH = Path(__file__).parent / "watch"
 
 ENVIRONMENT = {  # of every segdl under test; no test asks a proxy for more than loopback
-    "https_proxy": f"http://somebody:{CANARY}@127.0.0.1:9",
+    "https_proxy": f"http://somebody:{CANARY}proxy@127.0.0.1:9",
     "no_proxy": "localhost,127.0.0.1",
-    "SEGDL_VAR_TOKEN": CANARY,
-    "AWS_SECRET_ACCESS_KEY": CANARY,
+    "SEGDL_VAR_TOKEN": f"{CANARY}variable",
+    "AWS_SECRET_ACCESS_KEY": f"{CANARY}key",
 }
 
 MANIFESTS = {"order.json", "urls.txt"}  # of tests that deliver into the folder of the manifest

@@ -45,7 +45,11 @@ Ended = subprocess.CompletedProcess[str]
 def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Nothing of the caller's but what Python needs."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
-    secrets = {**canary.ENVIRONMENT, "SEGDL_HEADER": f"X-Canary: {CANARY}", "SEGDL_WATCHED": "1"}
+    secrets = {
+        **canary.ENVIRONMENT,
+        "SEGDL_HEADER": f"X-Canary: {CANARY}line",
+        "SEGDL_WATCHED": "1",
+    }
     paths = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(canary.WATCH)))}
     return {**kept, "HOME": str(home), **paths, **QUIET, **secrets, **(more or {})}
 

@@ -36,9 +36,9 @@ NAME = "a.7z"
 
 QUERY = (
     "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKID%2F20231213%2Fus-east-1%2Fs3%2F"
-    f"aws4_request&X-Amz-SignedHeaders=host&X-Amz-Signature={CANARY}"
+    f"aws4_request&X-Amz-SignedHeaders=host&X-Amz-Signature={CANARY}query"
 )
-SECRET_HEADER = {"X-Secret": f"Bearer {CANARY}"}
+SECRET_HEADER = {"X-Secret": f"Bearer {CANARY}header"}
 
 E = TypeVar("E", bound=Event)
 

@@ -488,9 +488,11 @@ def test_a_refusal_is_told_once_for_all_that_it_is_of(case: Case) -> None:
 
 def test_no_secret_comes_out(case: Case) -> None:
     """Not even one that the server echoes."""
-    case.put(DATA, etag=f'"{CANARY}"')
+    case.put(DATA, etag=f'"{CANARY}query"')
     case.put(DATA, "/orders/b.7z")
-    case.server.script("/orders/b.7z", faults.s3_error(403, "AccessDenied", f"{QUERY} {CANARY}"))
+    case.server.script(
+        "/orders/b.7z", faults.s3_error(403, "AccessDenied", f"{QUERY} {CANARY}query")
+    )
     for arguments in (["--json"], [], ["--header", f"X-Key: {CANARY}"]):
         ended = plan(case, *arguments)  # which checks its output
         assert ended.returncode == ExitCode.LINKS
