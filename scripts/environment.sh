@@ -1,5 +1,7 @@
 # Environments of this checkout's own. Sourced, with the checkout as the working directory.
 
+locked=tests/constraints.txt # the versions that the suite was last green with
+
 say() { printf '%s\n' "$*" >&2; }
 
 die() {
@@ -40,7 +42,7 @@ environment() {
     local folder=$1 python=$2 base filled
     shift 2
     base="$PWD $("$python" -VV 2>&1) $python"
-    filled=$(cat pyproject.toml - <<<"$*" | cksum)
+    filled=$(cat pyproject.toml "$locked" - <<<"$*" | cksum)
     if [[ ! -x $folder/bin/python || $(cat "$folder/made-for" 2>/dev/null) != "$base" ]]; then
         say "making $folder with $python"
         rm -rf "$folder"
@@ -49,10 +51,18 @@ environment() {
     fi
     if [[ $(cat "$folder/filled-with" 2>/dev/null) != "$filled" ]]; then
         say "filling $folder (this takes a minute)"
-        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@" ||
-            die "pip could not install $*"
+        fill "$folder" --constraint "$locked" "$@" || {
+            say "the versions of $locked are not to be had; taking those that are"
+            fill "$folder" "$@" || die "pip could not install $*"
+        }
         printf '%s\n' "$filled" >"$folder/filled-with"
     fi
+}
+
+fill() {
+    local folder=$1
+    shift
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
 }
 
 # bare FOLDER PYTHON: an empty environment with pip. Debian splits ensurepip off python3; then the

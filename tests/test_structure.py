@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import segdl
+from tests.torture.planted import BUGS
 
 ROOT = Path(segdl.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -130,3 +132,15 @@ def test_the_runtime_needs_the_four_and_h11() -> None:
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
     names = {line.split(">=")[0] for line in project["project"]["dependencies"]}
     assert names == {"httpx", "h11", "tqdm", "pyyaml", "xxhash"}
+
+
+def test_the_guarantees_name_the_tests_that_were_seen_to_fail() -> None:
+    """The README's table and `scripts/torture planted` have the same tests, for every promise."""
+    readme = (ROOT.parent / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\d+) \| .*\| ([^|]*) \|$", readme, re.MULTILINE))
+    named = {int(number): set(re.findall(r"`(test_\w+)`", tests)) for number, tests in rows.items()}
+    planted: dict[int, set[str]] = {}
+    for bug in BUGS:
+        planted.setdefault(bug.promise, set()).add(bug.test.partition("::")[2])
+    assert {number: tests for number, tests in named.items() if tests} == planted
+    assert set(planted) == set(range(1, 16))
