@@ -97,6 +97,10 @@ class Child:
         )
         self.held = -1
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
@@ -318,6 +322,33 @@ def test_x01_two_runs_at_once(case: Case) -> None:
     assert case.run(listener=start_another).code is DONE
     assert refused[0].exit_code is ExitCode.BUSY
     assert case.server.sent() == SIZE
+
+
+LYING = "import fcntl; fcntl.flock = lambda *_: None\n"
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("proof", list(Proof))
+def test_x02_locks_that_lie(case: Case, proof: Proof, seed: int) -> None:
+    """Two at once on one order: no final name is ever wrong, and a later run finishes."""
+    chance = random.Random(f"{proof} {seed}")
+    names = [case.put(made(12 * SEGMENT, n), f"/{n}.7z", proof=proof) for n in range(3)]
+    names.append(case.put(made(1000, 9), "/small.7z", proof=proof))
+    case.server.script(EVERY_PATH, faults.trickle(3e6))
+    with Child(case, LYING, segment_size=SEGMENT, connections=3) as first:
+        time.sleep(chance.random() * 0.5)
+        with Child(case, LYING, segment_size=SEGMENT, connections=2) as second:
+            while any(child.alive for child in (first, second)):
+                case.check_finals()
+                time.sleep(0.01)
+            codes = [child.wait() for child in (first, second)]
+    assert set(codes) <= {0, 1, 5, 7}, (codes, first.said, second.said)
+    assert "Traceback" not in first.said + second.said
+    case.check_finals()
+    case.server.mend()
+    case.run(segment_size=SEGMENT).report.raise_for_failures()
+    case.check_delivered()
+    assert len(names) == 4
 
 
 def test_x01_in_another_process(case: Case) -> None:
