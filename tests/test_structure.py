@@ -7,11 +7,13 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 import segdl
+from segdl.core import events
 from tests.torture.planted import BUGS
 
 ROOT = Path(segdl.__file__).parent
@@ -144,3 +146,23 @@ def test_the_guarantees_name_the_tests_that_were_seen_to_fail() -> None:
         planted.setdefault(bug.promise, set()).add(bug.test.partition("::")[2])
     assert {number: tests for number, tests in named.items() if tests} == planted
     assert set(planted) == set(range(1, 16))
+
+
+def test_the_documentation_names_every_event_with_its_fields() -> None:
+    text = (ROOT.parent / "docs" / "events.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]*) \|$", text, re.MULTILINE))
+    trouble = {f.name for f in fields(events.Trouble)} - {"time"}
+    assert all(f"`{name}`" in text for name in trouble)
+    kinds = {kind for kind in kinds_of(events.Event) if kind.event}
+    assert set(rows) == {kind.event for kind in kinds}
+    for kind in kinds:
+        own = {f.name for f in fields(kind)} - {"time"}
+        if issubclass(kind, events.Trouble):
+            own -= trouble
+            assert "*trouble*" in rows[kind.event]
+        assert own <= set(re.findall(r"`(\w+)`", rows[kind.event])), kind.event
+
+
+def kinds_of(root: type[events.Event]) -> list[type[events.Event]]:
+    below = root.__subclasses__()
+    return below + [kind for each in below for kind in kinds_of(each)]
