@@ -73,10 +73,10 @@ BY_WORDS: tuple[tuple[re.Pattern[str], Diagnosis], ...] = tuple(
         ),
         (r"headers?\b.{1,100}\bnot signed", ALTERED),
         (
-            r"access ?key.*(does not exist|is disabled|is inactive)|no such key: |unknown key|"
-            r"service account .*(does not exist|disabled)",
+            r"access ?key.*(does not exist|is disabled|is inactive)|no such key: |unknown key",
             REVOKED,
         ),
+        (r"service account .*(does not exist|disabled)", REVOKED),
         (r"require aws signature version 4", MALFORMED),
         (r"server side encryption|kms", ENCRYPTED),
         (r"less than a week|week \(in seconds\)|604800", MALFORMED),
