@@ -284,7 +284,8 @@ def _prospect(outset: Outset, terms: Terms, ground: Ground | None) -> Prospect:
         held=held,
         left=0 if outset.elsewhere else max((size or 0) - held, 0),
         room=room,
-        ahead=min(terms.ahead * segment, size or 0) if room else 0,
+        # The segment at the front is written where it belongs.
+        ahead=min(terms.ahead * segment, max((size or 0) - segment, 0)) if room else 0,
         end=max((inf if (end := link.url.ends_at) is None else end for link in good), default=inf),
         error=_error(outset, size, terms, ground),
         notes=tuple(_notes(outset, good, terms, held)),
