@@ -218,6 +218,7 @@ def test_several_grades_and_a_server_that_cannot_resume(case: Case) -> None:
 def test_a_dry_run_tells_and_does_nothing(case: Case) -> None:
     case.put(DATA, "/here.7z", proof=Proof.DIGEST)
     assert get(case).returncode == 0
+    case.files["here.7z"]["url"] += "&X-Amz-Date=20231213T080000Z&X-Amz-Expires=60"
     case.put(DATA, "/missing.7z")
     case.put(DATA, "/unknown.7z", sized=False)
     case.put(DATA, "/found.7z")
@@ -234,7 +235,7 @@ def test_a_dry_run_tells_and_does_nothing(case: Case) -> None:
         "check what is here    268.1 KiB  found.7z",
         "fetch                 268.1 KiB  ended.7z",
         "4 files of 5 to fetch or check; 804.2 KiB and 1 of unknown size",
-        "The links of 1 file have expired: get a fresh manifest",
+        "The links of 1 file have expired, by this machine's clock: get a fresh manifest",
     ]
     assert case.server.requests == []
     assert {path: path.stat().st_mtime_ns for path in files_under(case.out)} == before

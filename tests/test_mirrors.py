@@ -16,6 +16,7 @@ from segdl.core.head import Head
 from segdl.core.mirrors import FASTER, STAY, TRY_FIRST, TRY_MOST, Mirrors
 from segdl.core.plan import Pin
 from segdl.core.schedule import RESTARTS, Again, Fetch, GiveUp, Restart, Schedule, Wait
+from segdl.core.urls import parse_url
 from segdl.core.verdict import Accepted, Ask, judge
 from tests.commands import segdl
 from tests.faults import FaultServer, faults
@@ -416,6 +417,40 @@ def test_one_mirror_is_wrong_and_only_the_whole_shows_it(
     run.report.raise_for_failures()
     case.check_delivered()
     assert run.report.bytes == (2 + good) * SIZE
+
+
+def test_a_good_mirror_is_found_among_bad_ones(case: Case, second: FaultServer) -> None:
+    """The first link has ended, the second host has other content, the third is down: only the
+    fourth is good, and each of the others is bad in its own way."""
+    with FaultServer() as dead:
+        pass
+    with FaultServer() as third:
+        servers = (case.server, second, dead, third)
+        urls = [server.url("/a.7z", QUERY) for server in servers]
+        case.put(DATA, "/a.7z", name=NAME, urls=urls, proof=Proof.DIGEST)
+        case.server.script("/a.7z", faults.EXPIRED["MinIO"])
+        second.put("/a.7z", OTHER)
+        third.put("/a.7z", DATA)
+        run = case.run(patience=60.0)
+        run.report.raise_for_failures()
+    case.check_delivered()
+    assert run.report.bytes == 3 * SIZE  # two of them the wrong ones
+    assert {left.host for left in run.report.left_out} == {parse_url(urls[0]).netloc}
+
+
+def test_a_mirror_that_ends_while_it_has_to_give_all(case: Case, second: FaultServer) -> None:
+    """Its content was not the one to blame, but its link ends: the other one gets its turn."""
+    servers = [case.server, second]
+    urls = [server.url("/a.7z", QUERY) for server in servers]
+    case.put(DATA, "/a.7z", name=NAME, urls=urls, proof=Proof.DIGEST)
+    case.server.put("/a.7z", OTHER)
+    second.put("/a.7z", DATA)
+    case.server.script(
+        "/a.7z", faults.EXPIRED["MinIO"], on=lambda seen: case.server.sent() >= SIZE + SEGMENT
+    )
+    run = case.run(connections=1, segment_size=SEGMENT)
+    run.report.raise_for_failures()
+    case.check_delivered()
 
 
 def test_both_mirrors_are_wrong(case: Case, second: FaultServer) -> None:

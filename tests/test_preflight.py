@@ -286,6 +286,8 @@ def test_two_targets_that_fit_one_by_one_do_not_fit_together() -> None:
 
 def test_the_peak_is_what_is_missing_and_a_few_segments() -> None:
     terms = Terms(at_once=2, ahead=4)
+    whole = replace(outset(), segment=SIZE)  # its one segment is written where it belongs
+    assert weighed(whole, terms=terms).needed == SIZE
     cut = [outset(path=str(n), segment=MIB) for n in range(3)]
     assert weighed(*cut, terms=terms).needed == 3 * SIZE + 2 * 4 * MIB
     kept = weighed(replace(cut[0], used=SIZE - MIB, pin=PIN), terms=terms)

@@ -176,6 +176,25 @@ def test_https_through_a_proxy(
         assert CANARY not in head and PATH not in head
 
 
+def test_a_proxy_that_is_not_there(case: Case) -> None:
+    """It is named, and not the server alone; its password is not."""
+    case.put(DATA)
+    run = case.run(proxy=f"http://user:{CANARY}@127.0.0.1:9", patience=0.0)
+    assert run.code == ExitCode.NETWORK
+    assert "cannot be reached through the proxy 127.0.0.1:9" in str(run.error())
+
+
+def test_a_certificate_that_is_not_trusted_through_a_proxy(
+    case: Case, proxied: RawServer, secure: FaultServer
+) -> None:
+    """Nobody waits for it to become valid."""
+    case.files["a.7z"] = {"path": "a.7z", "url": secure.url(PATH, QUERY, host="localhost")}
+    run = case.run(proxy=address(proxied))
+    assert run.code == ExitCode.NETWORK
+    assert "the TLS certificate of localhost" in str(run.error())
+    assert "is not valid" in str(run.error())
+
+
 def test_a_proxy_that_speaks_tls(
     case: Case, proxy: Proxy, server_tls: ssl.SSLContext, ca_file: Path
 ) -> None:

@@ -517,6 +517,26 @@ def test_a_command_that_hangs_holds_nobody(case: Case) -> None:
     assert time.monotonic() - began < 2.0
 
 
+def test_a_command_that_hangs_keeps_nobody_from_the_manifest_s_file(case: Case) -> None:
+    put(case, 1)
+    fresh, order = case.folder / "fresh", case.folder / "order.json"
+    fresh.write_text(resigned(case, 3600))
+    hanging = ("sh", "-c", f"mv {shlex.quote(str(fresh))} {shlex.quote(str(order))}; sleep 60")
+    began = time.monotonic()
+    run = case.run(refresh_command=hanging, patience=60.0)
+    assert run.code is ExitCode.DONE
+    assert time.monotonic() - began < 5.0
+
+
+def test_a_manifest_that_echoes_the_secret_of_its_url(case: Case) -> None:
+    put(case, 1)
+    serving(case, lambda: json.dumps({"segdl": 1, CANARY: CANARY, "files": []}))
+    run = case.run(patience=0.5)
+    assert run.code is ExitCode.LINKS
+    (told,) = run.of(events.RefreshFailed)
+    assert "***: unknown key" in told.message
+
+
 def test_the_manifest_s_file_is_replaced(case: Case) -> None:
     put(case, 1)
     gate = threading.Event()
@@ -739,7 +759,7 @@ def test_refresh_says_what_still_lacks_a_link(case: Case) -> None:
     other.write_text(json.dumps({"segdl": 1, "files": [new]}))
     bad = case.folder / "bad.json"
     bad.write_text('{"segdl": 1, "files": []}')
-    with running(order, *GET, cwd=case.folder) as child:
+    with running(order, *GET, "--limit-rate", "60KiB", cwd=case.folder) as child:
         segments_done(child, 1)
         code, out, err = refresh(case, some, "-o", "out")
         assert (code, err, out.splitlines()) == (0, "", [

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,33 @@ def test_an_order_that_can_be_done(case: Case) -> None:
     words = " ".join(ended.stdout.split())
     assert f"good: 127.0.0.1:{case.server.port} 3 of 3; the first ends in 1 h 59 min" in words
     assert "legal here and on Windows" in ended.stdout
+
+
+def test_links_end_by_the_server_s_clock_in_the_table_too(case: Case) -> None:
+    """Where this machine's is two hours ahead."""
+    there = formatdate(time.time() - 7200, usegmt=True)
+    signed_there = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time.time() - 7200))
+    case.put(DATA, query=f"{QUERY}&X-Amz-Date={signed_there}&X-Amz-Expires=3590")
+    case.server.script(EVERY_PATH, lambda wire, request, answer: answer.having(Date=there))
+    ended = plan(case)
+    assert "the first ends in 59 min" in " ".join(ended.stdout.split())
+    assert "clock is 120 minutes ahead" in " ".join(ended.stdout.split())
+
+
+def test_what_is_brought_along_counts(case: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where it can be proved: the links may be as bad as they like, as for `get`."""
+    stick = tmp_path_factory.mktemp("stick")
+    case.put(DATA, proof=Proof.DIGEST)
+    case.put(DATA, "/orders/unproved.7z")
+    case.server.script(EVERY_PATH, faults.EXPIRED["MinIO"])
+    (stick / "any name").write_bytes(DATA)
+    found = planned(case, "--from", stick)
+    assert problem(found) is None
+    assert "a file in --from may be all of it" in notes(found)
+    assert "the link has expired" in notes(found)
+    assert problem(found, "unproved.7z") is not None
+    (stick / "any name").write_bytes(DATA[:-1])
+    assert problem(planned(case, "--from", stick)) is not None
 
 
 def test_what_is_here_is_not_asked_for(case: Case) -> None:

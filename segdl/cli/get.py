@@ -93,16 +93,18 @@ def _rehearse(order: Manifest, output: Path, settings: Settings) -> int:
     """Say what would be done, from the manifest and the disk alone."""
     from segdl.core.runway import last_end
     from segdl.engine import chosen
-    from segdl.engine.audit import rehearse
+    from segdl.engine.audit import State, rehearse
 
     targets = chosen(order, settings.options)
     survey = rehearse(targets, output)
     for standing in survey.standings:
         print(_plan_line(standing, overwrite=settings.options.overwrite))
     print("; ".join(_plan_total(survey.standings)))
-    ended = sum(last_end(target.urls) <= time.time() for target in targets)
+    left = {standing.path for standing in survey.standings if standing.state is not State.DELIVERED}
+    ended = sum(t.path in left and last_end(t.urls) <= time.time() for t in targets)
     if ended:
-        print(f"The links of {wording.count(ended, 'file')} have expired: get a fresh manifest")
+        files = wording.count(ended, "file")
+        print(f"The links of {files} have expired, by this machine's clock: get a fresh manifest")
     return ExitCode.DONE
 
 

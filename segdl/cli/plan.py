@@ -50,7 +50,7 @@ def run(arguments: list[str], signals: Signals) -> int:
     if given.json:
         print(json.dumps(as_json(found, order, output, time.time())))
     else:
-        for line in told(found, order, output, given.manifest, time.time()):
+        for line in told(found, order, output, given.manifest):
             print(line)
     return found.exit_code
 
@@ -99,11 +99,9 @@ class Counting:
 # -- for people --------------------------------------------------------------------------------
 
 
-def told(
-    found: Preflight, order: Manifest, output: Path, manifest: str, now: float
-) -> Iterator[str]:
+def told(found: Preflight, order: Manifest, output: Path, manifest: str) -> Iterator[str]:
     """What was found, in lines of at most 80 columns; the last one says go or no-go."""
-    for label, text in _facts(found, order, output, now):
+    for label, text in _facts(found, order, output):
         yield from _row(label, text)
     yield from _problems(found)
     yield from _notes(found.notes)
@@ -118,16 +116,14 @@ def _row(label: str, text: str) -> Iterator[str]:
         yield f"{'' if number else label:<7} {line}"
 
 
-def _facts(
-    found: Preflight, order: Manifest, output: Path, now: float
-) -> Iterator[tuple[str, str]]:
+def _facts(found: Preflight, order: Manifest, output: Path) -> Iterator[tuple[str, str]]:
     files = wording.count(len(found.prospects), "file")
     yield "Order", f"{order.order or 'without a name'}, {files}, into {printable(str(output))}"
     yield "Bytes", _bytes(found)
     hosts = [f"{host} {good} of {asked}" for host, (asked, good) in _hosts(found).items()]
     if hosts:
         more = f" and {len(hosts) - SHOWN} more hosts" if len(hosts) > SHOWN else ""
-        yield "Links", f"good: {', '.join(hosts[:SHOWN])}{more}; {_first_end(found, now)}"
+        yield "Links", f"good: {', '.join(hosts[:SHOWN])}{more}; {_first_end(found)}"
         yield "Ranges", _ranges(found)
         yield "Rate", _rate(found)
     if found.seconds:
@@ -164,11 +160,11 @@ def _asked(found: Preflight) -> Iterator[Link]:
     return (link for prospect in found.prospects for link in prospect.outset.links)
 
 
-def _first_end(found: Preflight, now: float) -> str:
+def _first_end(found: Preflight) -> str:
     end = min((p.end for p in found.prospects if p.left), default=inf)
     if end == inf:
         return "no good one says when it ends"
-    return f"the first ends in {wording.span(max(end - now, 0.0))}"
+    return f"the first ends in {wording.span(max(end - found.date, 0.0))}"
 
 
 def _ranges(found: Preflight) -> str:

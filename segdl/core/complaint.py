@@ -39,7 +39,7 @@ def read_complaint(body: bytes) -> Complaint:
     """What the beginning of an error body says."""
     text = body[:16384].decode("utf-8", "replace")
     words = (
-        _field(text, "AuthenticationErrorDetail", "Message", "message"),
+        _field(text, "AuthenticationErrorDetail", "Message", "message", "error"),
         _field(text, "Details"),
     )
     message = " ".join(filter(None, words)) or _summary(text)

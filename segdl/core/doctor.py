@@ -38,7 +38,16 @@ from segdl.core.diagnosis import (
     Kind,
     Who,
 )
-from segdl.core.dialects import BY_CODE, BY_PAGES, BY_WORDS, EARLY, FILTERS, FRAME
+from segdl.core.dialects import (
+    BY_CODE,
+    BY_PAGES,
+    BY_WORDS,
+    EARLY,
+    FILTERS,
+    FRAME,
+    GATEWAYS,
+    NAME,
+)
 from segdl.core.head import Head, http_date
 from segdl.core.urls import ShareURL, iso_date
 
@@ -164,7 +173,7 @@ def _told(case: Case) -> Diagnosis | None:
 
 
 def _by_words(case: Case) -> Diagnosis | None:
-    said = f"{case.code} {case.words}"
+    said = f"{case.code} {NAME.sub(' ', case.words)}"
     found = (diagnosis for pattern, diagnosis in BY_WORDS if pattern.search(said))
     return next((d for d in found if not case.complaint.page or d.kind in BY_PAGES), None)
 
@@ -216,7 +225,7 @@ def _untold(case: Case) -> Diagnosis:
         return POLICY if signed else LOGIN
     if not case.code and _filtered(case):
         return FILTER
-    if not case.code and head.status == 403 and case.complaint.page:
+    if not case.code and (case.complaint.page or GATEWAYS.match(case.words)):
         return GATEWAY
     if head.status == 451:
         return replace(POLICY, finding="the law keeps the server from giving it")

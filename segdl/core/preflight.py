@@ -78,6 +78,7 @@ class Outset:
     pin: Pin | None = None  # of the object that they are of; None if they are of no use
     segment: int | None = None  # bytes; None leaves it to the object's ETag
     present: Present | None = None
+    elsewhere: bool = False  # a file that is brought along may be all of it: a digest will tell
     blocked: SegdlError | None = None  # the disk gives no way to its name
 
 
@@ -177,6 +178,7 @@ class Preflight:
     left: int  # bytes of what can be fetched
     ground: Ground | None  # None where the output directory cannot be used
     samples: tuple[Sample, ...]
+    date: float  # unix seconds by the servers' clocks: what the end of a link is held against
 
     @property
     def seconds(self) -> float | None:
@@ -258,6 +260,7 @@ def weigh(
         left=left,
         ground=ground,
         samples=tuple(samples),
+        date=date,
     )
 
 
@@ -279,9 +282,10 @@ def _prospect(outset: Outset, terms: Terms, ground: Ground | None) -> Prospect:
         outset,
         size,
         held=held,
-        left=max((size or 0) - held, 0),
+        left=0 if outset.elsewhere else max((size or 0) - held, 0),
         room=room,
-        ahead=min(terms.ahead * segment, size or 0) if room else 0,
+        # The segment at the front is written where it belongs.
+        ahead=min(terms.ahead * segment, max((size or 0) - segment, 0)) if room else 0,
         end=max((inf if (end := link.url.ends_at) is None else end for link in good), default=inf),
         error=_error(outset, size, terms, ground),
         notes=tuple(_notes(outset, good, terms, held)),
@@ -304,7 +308,7 @@ def _error(
     error = outset.blocked or _in_the_way(outset, size, terms) or _long_name(outset.target, ground)
     if error is not None:
         return error
-    if any(link.pin is not None for link in outset.links):
+    if outset.elsewhere or any(link.pin is not None for link in outset.links):
         return None
     error = _refused(outset)
     return None if isinstance(error, ExpiredError) and terms.renewable else error
@@ -368,9 +372,13 @@ def _notes(outset: Outset, good: Sequence[Link], terms: Terms, held: int) -> Ite
         yield "a file is here: " + (
             "it is replaced" if terms.overwrite else "it is compared when all is fetched"
         )
+    if outset.elsewhere:
+        yield "a file in --from may be all of it: it is taken if its digest holds"
     if good:
         yield from _etag_notes(outset.target, good[0])
         yield from _mirror_notes(outset, good)
+    elif outset.elsewhere and (error := _refused(outset)):
+        yield f"if it is not, nothing else is good: {worded(error)}"
     elif terms.renewable and isinstance(_refused(outset), ExpiredError):
         yield "its link has expired: `refresh` has to give a fresh one"
 

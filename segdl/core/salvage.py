@@ -57,6 +57,11 @@ class Offers:
         uses = ((c, use(target, c)) for c in dict.fromkeys((*named, *alike)))
         return tuple((candidate, how) for candidate, how in uses if how is not None)
 
+    def whole(self, target: Target) -> bool:
+        """Whether there is a file that may be all of the target, and can be proved to be."""
+        found = self.of(target)
+        return any(u is not Use.PREFIX and target.size in (None, c.size) for c, u in found)
+
     def unproved(self, target: Target) -> bool:
         """Whether there is a file for the target that nothing in the manifest could prove."""
         return not (target.digests or target.pieces) and bool(self._named(target))

@@ -56,6 +56,7 @@ _STREAM = -2  # the key of a one-stream target's tries: they are the target's, n
 MEANT = 6  # refusals in a row, over more than a minute, before a link that worked is given up
 DOUBTED = 2  # refusals of a link that others got past, before it is believed to be meant
 RESTARTS = 5  # times that an object may be replaced during one run
+WAITED = 3  # probes in a row that failed, after which a mirror on trial is passed over
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,9 @@ class Job:
     mirror: int = 0
     refused: set[int] = field(default_factory=set)  # mirrors that are of no use
     astray: set[int] = field(default_factory=set)  # of those, which have another object
+    guilty: set[int] = field(default_factory=set)  # of those, which alone gave all of it wrongly
+    trial: bool = False  # the next mirror that answers has to give all of it alone; ...
+    spared: set[int] | None = None  # ... and while one does, those that were of no use before
     stays: float = 0.0  # with its mirror, until then
     hold: Hold | None = None  # until the host answers for this job
     restarts: int = 0
@@ -304,8 +308,7 @@ class Schedule:
         entry = self._entry(job)
         entry.hosts, entry.mirror, entry.hold, entry.end = hosts, 0, None, end
         self._ending = self._ending or end < inf
-        entry.refused.clear()
-        entry.astray.clear()
+        self._acquit(entry)
         entry.issue += 1
         self.mirrored = self.mirrored or len(hosts) > 1
         if entry.state is not State.PAUSED:
@@ -318,12 +321,19 @@ class Schedule:
         entry = self._jobs[job]
         entry.tries.clear()
         entry.strikes.clear()
-        entry.refused.clear()
-        entry.astray.clear()
+        self._acquit(entry)
+        entry.trial = False
         entry.restarts, entry.hold = 0, None
         self._open(job)
         if entry.pinned:
             self._want_merge(job, entry)
+
+    @staticmethod
+    def _acquit(entry: Job) -> None:
+        """Think nothing bad of any mirror."""
+        entry.trial, entry.spared = entry.trial or entry.spared is not None, None
+        for known in (entry.refused, entry.astray, entry.guilty):
+            known.clear()
 
     def _open(self, job: int) -> None:
         entry = self._jobs[job]
@@ -364,7 +374,7 @@ class Schedule:
     def _pick(self, entry: Job, now: float) -> int:
         """The mirror for a segment that was just taken: the target's own, a faster one where the
         target moves to from now on, or one that is tried with this segment alone."""
-        if entry.stream:
+        if entry.stream or entry.trial:
             return entry.mirror
         others = [n for n in self._useful(entry) if entry.hosts[n] != entry.host]
         if entry.missing or self._fresh or self._untouched:  # else it would be waited for
@@ -504,6 +514,9 @@ class Schedule:
         to one that may be probed now."""
         if len(entry.hosts) == 1 or self._is_open(entry.host, now):
             return
+        hold = self._holds.get(entry.host)
+        if entry.trial and hold is not None and hold.probes < WAITED:
+            return  # it may be the right one, and all of it from a wrong one costs more
         useful = self._useful(entry)
         up = [n for n in useful if self._is_open(entry.hosts[n], now)]
         if not up and not self._is_free(entry.host, now):
@@ -797,8 +810,11 @@ class Schedule:
 
     def _leave(self, entry: Job, host: str) -> bool:
         """Never go back to the mirrors on a host. False if there are no others."""
-        entry.refused.update(n for n, name in enumerate(entry.hosts) if name == host)
-        return entry.mirror not in entry.refused or self._next_mirror(entry)
+        there = {n for n, name in enumerate(entry.hosts) if name == host}
+        entry.refused |= there
+        if entry.mirror not in entry.refused or self._next_mirror(entry):
+            return True
+        return entry.spared is not None and self._try_another(entry, there)
 
     def _again(
         self, work: Fetch, entry: Job, error: SegdlError, now: float, held_back: bool
@@ -839,11 +855,31 @@ class Schedule:
             entry.astray.add(work.mirror)
         return self._mirror(work, entry)
 
-    def keep_to(self, job: int, mirror: int) -> None:
-        """From now on ask one mirror alone."""
+    def condemn(self, job: int) -> bool:
+        """All of it was fetched, and is wrong: one mirror may be to blame, so each has to give all
+        of it alone from now on. False if every one that is of use has done so."""
         entry = self._jobs[job]
-        entry.refused = set(range(len(entry.hosts))) - {mirror}
-        entry.mirror, entry.hold = mirror, None
+        if entry.spared is not None:
+            entry.guilty.add(entry.mirror)
+        return self._try_another(entry, set())
+
+    def pinned_by(self, job: int, mirror: int) -> None:
+        """A mirror has answered the probe: on trial it is kept to."""
+        entry = self._jobs[job]
+        if entry.trial and mirror < len(entry.hosts):
+            entry.trial, entry.spared = False, set(entry.refused)
+            entry.refused = set(range(len(entry.hosts))) - {mirror}
+            entry.mirror, entry.hold = mirror, None
+
+    def _try_another(self, entry: Job, refused: set[int]) -> bool:
+        """Put another mirror on trial, if one is left."""
+        before = entry.refused if entry.spared is None else entry.spared
+        entry.refused = before | entry.guilty | refused
+        entry.trial, entry.spared = True, None
+        useful = self._useful(entry)
+        if useful:
+            entry.mirror, entry.hold = useful[0], None
+        return bool(useful)
 
     def _restart(self, work: Fetch, entry: Job, error: SegdlError) -> Decision:
         entry.restarts += 1
@@ -888,7 +924,8 @@ class Schedule:
             left = None if work.mirror in entry.refused else work.host
             entry.refused.add(work.mirror)
             if entry.mirror in entry.refused and not self._next_mirror(entry):
-                return None
+                kept = entry.spared is not None
+                return Restart() if kept and self._try_another(entry, {work.mirror}) else None
         entry.strikes.pop(work.segment, None)
         self._put_back(entry, work)
         return Again(0.0, left=left)

@@ -18,6 +18,7 @@ from functools import lru_cache
 from urllib.parse import quote, unquote, unquote_plus, urljoin
 
 from segdl.core.digests import digest
+from segdl.core.secrets import Secret
 
 LONGEST = 16 * 1024
 _PORTS = {"http": 80, "https": 443}
@@ -163,11 +164,9 @@ class ShareURL:
 
         But for the name of an algorithm, which is no secret, and in the advice of servers.
         """
-        parameters = (p for p in self.query.split("&") if not _name(p).endswith("-algorithm"))
-        values = {self.query, *(p.partition("=")[2] for p in parameters)}
-        for value in sorted(values | {unquote_plus(v) for v in values}, key=len, reverse=True):
-            if len(value) >= 8:
-                text = text.replace(value, "***")
+        found = filter(None, map(_secret, self.query.split("&")))
+        for secret in sorted(found, key=lambda s: len(s.text), reverse=True):
+            text = secret.blot(text)
         return text
 
     def __str__(self) -> str:
@@ -316,6 +315,15 @@ _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 def _parameters(query: str) -> dict[str, str]:
     pairs = (p.partition("=") for p in query.split("&"))
     return {unquote_plus(k).lower(): unquote_plus(v) for k, _, v in pairs}
+
+
+@lru_cache(maxsize=64)  # but for the signature, those of an order are the same
+def _secret(parameter: str) -> Secret | None:
+    """What is not to be told of a parameter, if it is anything."""
+    name, _, value = parameter.partition("=")
+    if _name(name).endswith("-algorithm"):
+        return None
+    return Secret.of(unquote(value or name, "latin-1"))  # a byte a character, as answers are read
 
 
 def _name(parameter: str) -> str:

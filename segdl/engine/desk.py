@@ -360,6 +360,7 @@ class Desk:
         self._delivery.require_room(task)
         with self._change:
             self._schedule.learn(work.job, task.layout.count)
+            self._schedule.pinned_by(work.job, work.mirror)
             if task.whole:
                 self._schedule.dedicate(work.job, worker)
             self._change.notify_all()
@@ -463,13 +464,10 @@ class Desk:
                 for segment in brought:
                     self._schedule.lost(job, segment)
                 return
-            mirrors = len(task.urls)
-            if task.condemned >= mirrors:
+            if task.condemned > len(task.urls) or not self._schedule.condemn(job):
                 self._schedule.over(job)
                 self._fail(job, error)
                 return
-            if mirrors > 1:  # one of them may be to blame: each has to give all of it
-                self._schedule.keep_to(job, task.condemned)
             task.condemned += 1
             self._restart(job, 0.0)
 

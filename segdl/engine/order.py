@@ -165,9 +165,8 @@ class Order:
         renewal = Renewal(
             self._desk, self._file, self._manifest, reach, self._options, self._events.put
         )
-        if renewal.needed:
-            renewal.start()
-            self._renewal = renewal
+        self._renewal = renewal
+        renewal.start()
 
     def _watch(self, reach: Reach) -> None:
         """Deliver events until every thread has left."""
@@ -254,7 +253,7 @@ class Order:
         threads = list(self._threads)
         if self._renewal is not None:
             self._renewal.stop()
-            threads.append(self._renewal)
+            threads.extend(self._renewal.threads)
         while alive := [thread for thread in threads if thread.is_alive()]:
             if self._desk.stopped is not None:
                 self._abort()

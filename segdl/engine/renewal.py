@@ -1,9 +1,9 @@
 """Fresh links for a run, from where its order says, or its user: one asking for all of it.
 
-One thread, which looks now and then. The manifest's own file, once it is replaced, is read again.
-When links are wanted, the `--refresh-command` is run or, if there is none or it fails, the order's
-`refresh:` URL is asked; of what comes only links that end later are taken. Whatever fails is told,
-and the old links stay.
+One thread looks at the manifest's own file now and then, and reads it once it is replaced; another
+asks, for that may take minutes. When links are wanted, the `--refresh-command` is run or, if there
+is none or it fails, the order's `refresh:` URL is asked; of what comes only links that end later
+are taken. Whatever fails is told, and the old links stay.
 """
 
 from __future__ import annotations
@@ -48,10 +48,11 @@ class Source:
 
     name: str  # as people may read it: no secret is in it
     ask: Callable[[], bytes]  # raises SegdlError
+    mask: Callable[[str], str] = str  # what it says, without what it echoes of a secret
 
 
-class Renewal(threading.Thread):
-    """The one who brings fresh links to a run, until it is over."""
+class Renewal:
+    """Those who bring fresh links to a run, until it is over."""
 
     def __init__(
         self,
@@ -63,7 +64,6 @@ class Renewal(threading.Thread):
         emit: Callable[[events.Event], None],
     ) -> None:
         """`file` is the manifest's own, where it has one; `order` says what it said."""
-        super().__init__(name="segdl-renewal", daemon=True)
         self._desk = desk
         self._file = file
         self._options = options
@@ -74,7 +74,11 @@ class Renewal(threading.Thread):
         self._connection = Connection(replace(reach, headers=()), self._over.is_set)
         self._sources = tuple(self._find_sources(order))
         self._hopeful = bool(self._sources)
-        self.needed = bool(self._sources or file)
+        acts = {"segdl-manifest": self._watch} if file is not None else {}
+        acts |= {"segdl-renewal": self._renew} if self._sources else {}
+        self.threads = tuple(
+            threading.Thread(target=act, name=name, daemon=True) for name, act in acts.items()
+        )
         if self._sources:
             desk.expect_links(True)
 
@@ -84,7 +88,7 @@ class Renewal(threading.Thread):
             sources.append(Source(COMMAND, partial(output_of, command, LARGEST, LONGEST, over)))
         if url := order.refresh:
             asking = partial(self._connection.document, url, LARGEST, LONGEST)
-            sources.append(Source(str(url), asking))
+            sources.append(Source(str(url), asking, url.mask))
         return sources
 
     def stop(self) -> None:
@@ -92,21 +96,30 @@ class Renewal(threading.Thread):
         self._over.set()
         self._connection.abort()
 
-    def run(self) -> None:
+    def start(self) -> None:
+        for thread in self.threads:
+            thread.start()
+
+    def _watch(self) -> None:
+        file = self._file
+        self._repeat(lambda: self._take_file(file) if file and file.replaced() else None)
+
+    def _renew(self) -> None:
         try:
-            while not self._over.wait(LOOK):
-                self._look()
-        except BaseException as error:
-            self._desk.crashed(error)
+            self._repeat(self._ask_and_hope)
         finally:
             self._connection.close()
 
-    def _look(self) -> None:
-        if self._file is not None and self._file.replaced():
-            self._take_file(self._file)
-        if self._sources:
-            self._ask_if_due()
-            self._keep_hope()
+    def _repeat(self, look: Callable[[], None]) -> None:
+        try:
+            while not self._over.wait(LOOK):
+                look()
+        except BaseException as error:
+            self._desk.crashed(error)
+
+    def _ask_and_hope(self) -> None:
+        self._ask_if_due()
+        self._keep_hope()
 
     # -- the manifest's own file -------------------------------------------------------------------
 
@@ -136,7 +149,7 @@ class Renewal(threading.Thread):
             failures.append((source, outcome))
         self._turns.asked(time.monotonic(), time.time(), end)
         for source, failure in failures:
-            self._tell(source.name, failure, self._turns.pause)
+            self._tell(source.name, source.mask(failure), self._turns.pause)
 
     def _ask(self, source: Source) -> float | str:
         """When the first of the fresh links that came will end; or why none came."""

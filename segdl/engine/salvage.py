@@ -103,7 +103,8 @@ class Salvage:
         self._offers = Offers(found, targets)
         self._digests: dict[tuple[Candidate, str], str] = {}
         self._lock = threading.Lock()
-        self._files = self._bytes = 0
+        self._brought: set[str] = set()  # the paths of targets that something was taken for
+        self._bytes = 0
 
     def offers(self, target: Target) -> bool:
         """Whether there is anything to look at for a target."""
@@ -111,10 +112,15 @@ class Salvage:
             return False
         return bool(self._offers.of(target)) or any(f.knows(target) for f in self._folders)
 
+    def has_whole(self, target: Target) -> bool:
+        """Whether there is a file that may be all of a target, and will be if its digest holds."""
+        return self._offers.whole(target)
+
     def taken(self, targets: Iterable[Target]) -> Taken:
         """What came of it. `targets` are those that were not delivered before."""
-        unproved = sum(map(self._offers.unproved, targets)) if self._folders else 0
-        return Taken(files=self._files, bytes=self._bytes, unproved=unproved)
+        left = (t for t in targets if t.path not in self._brought)
+        unproved = sum(map(self._offers.unproved, left)) if self._folders else 0
+        return Taken(files=len(self._brought), bytes=self._bytes, unproved=unproved)
 
     def plant(self, task: Task, stopped: Stopped) -> None:
         """Take what is proved for a target. Raises StoppedError; OSError if it cannot be kept."""
@@ -130,7 +136,8 @@ class Salvage:
                     self._take_work(task, folder, stopped)
         with self._lock:
             self._bytes += task.brought - before
-            self._files += task.brought > before
+            if task.brought > before:
+                self._brought.add(task.target.path)
 
     # -- files -------------------------------------------------------------------------------------
 

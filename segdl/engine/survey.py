@@ -55,6 +55,7 @@ from segdl.engine import chosen
 from segdl.engine.audit import State, held_of, rehearse
 from segdl.engine.front import MOST_COPIED
 from segdl.engine.order import reach_of
+from segdl.engine.salvage import salvage
 from segdl.engine.task import goes_on
 
 ASKING = 8  # connections
@@ -91,6 +92,8 @@ def survey(
     with held_off():
         ground, bars = _try_ground(output)
     outsets = _outsets(targets, manifest, output, options, bars)
+    with salvage(options.sources, targets) as brought:
+        outsets = [replace(o, elsewhere=brought.has_whole(o.target)) for o in outsets]
     limit = options.limit_rate.at(datetime.now().time())
     size = min(options.connections or ASKING, ASKING)
     reach = replace(reach, timeout=min(reach.timeout, LONGEST_WAIT))

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 import httpx
 
 from segdl.core.errors import SegdlError
+from segdl.core.secrets import Secret
 from segdl.core.urls import ShareURL
-
-_SHORTEST = 8  # characters of a secret: less is in too many texts
 
 
 class Blotter:
@@ -35,7 +34,7 @@ class Blotter:
     def without_values(self, text: str) -> str:
         """`text`, in which no share URL is echoed, without the rest."""
         for secret in self._secrets:
-            text = text.replace(secret, "***")
+            text = secret.blot(text)
         return text
 
     @contextmanager
@@ -51,10 +50,10 @@ class Blotter:
             raise
 
 
-def _pieces(values: Iterable[str]) -> tuple[str, ...]:
+def _pieces(values: Iterable[str]) -> tuple[Secret, ...]:
     """Whole values before the words in them."""
     found = {piece for value in values for piece in (value, *value.split())}
-    return tuple(sorted((s for s in found if len(s) >= _SHORTEST), key=len, reverse=True))
+    return tuple(filter(None, map(Secret.of, sorted(found, key=len, reverse=True))))
 
 
 def masked(way: Sequence[ShareURL], text: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import ssl
 import threading
 import time
 import urllib.request
@@ -215,8 +216,8 @@ class Connection:
         where = _bare(url.scheme, url.host, url.port)
         headers = self._headers(first, url, ask)
         self._at_home = url.origin == first.origin
+        proxy = self._reach.proxy or system_proxy(url, self._system)
         try:
-            proxy = self._reach.proxy or system_proxy(url, self._system)
             if proxy is None:
                 extensions = {"target": url.target}
                 request = httpx.Request("GET", where, headers=headers, extensions=extensions)
@@ -225,7 +226,8 @@ class Connection:
             request.url = _SignedURL(where, url.target)
             return _watched(self._through(proxy), request)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise _translate(error, url) from None
+            through = proxy and httpx.URL(proxy).netloc.decode("ascii").rpartition("@")[2]
+            raise _translate(error, url, through) from None
 
     def _excerpt(self, response: httpx.Response, body: Body) -> bytes:
         """The beginning of a body: of a refusal what comes is enough, of data nothing is lost."""
@@ -431,8 +433,13 @@ def _suspicious(response: httpx.Response) -> bool:
     return response.status_code == 200 and "content-range" not in response.headers
 
 
-def _translate(error: Exception, url: ShareURL) -> SegdlError:
+def _translate(error: Exception, url: ShareURL, proxy: str | None = None) -> SegdlError:
+    """What a request failed with. `proxy` is the address of the one on the way, if one is."""
     host = url.netloc
+    if proxy is not None and isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        if (reason := _rejected(error)) is not None:
+            return UnreachableError(f"the TLS certificate of {host} is not valid: {reason}")
+        return BusyError(f"{host} cannot be reached through the proxy {proxy}")
     match error:
         case TLSRejected():
             return UnreachableError(f"the TLS certificate of {host} is not valid: {error.reason}")
@@ -451,6 +458,15 @@ def _translate(error: Exception, url: ShareURL) -> SegdlError:
         case OSError(errno=errno.EMFILE | errno.ENFILE):
             return disk_error(error)
     return BrokenError(f"the connection to {host} broke")
+
+
+def _rejected(error: BaseException | None) -> str | None:
+    """Why a certificate was refused, if that is what an error of httpx's is about."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _reason(error: Exception) -> str:
