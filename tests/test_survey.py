@@ -303,10 +303,20 @@ def test_too_little_space(case: Case) -> None:
 @AS_ROOT
 def test_two_that_fit_one_by_one_but_not_together(case: Case) -> None:
     for n in range(2):
-        case.put(made(600_000, n), f"/orders/{n}.7z")
+        case.put(made(800_000, n), f"/orders/{n}.7z")
     with small_disk(case.out):
         assert planned(case)["problems"][0]["cause"] == "disk_full"
         assert planned(case, "--select", "0.7z")["exit_code"] == 0
+        assert case.run().code is ExitCode.DISK  # as `get` finds
+
+
+@AS_ROOT
+def test_two_of_one_segment_each_need_no_more_than_their_sizes(case: Case) -> None:
+    for n in range(2):
+        case.put(made(600_000, n), f"/orders/{n}.7z")
+    with small_disk(case.out):
+        assert planned(case)["exit_code"] == 0
+        assert case.run(segment_size=2**20).code is ExitCode.DONE
 
 
 @contextmanager

@@ -143,8 +143,8 @@ class Delivery:
 
     def _missing(self, task: Task) -> int:
         """Bytes that a target and a few islands need beyond what is free. Raises OSError."""
-        size = task.layout.size or 0
-        islands = min(MOST_COPIED * task.layout.segment_size, size)
+        size, segment = task.layout.size or 0, task.layout.segment_size
+        islands = min(MOST_COPIED * segment, max(size - segment, 0))  # the front's is none
         return size - task.present() + islands - self._workspace.free()
 
     def deliver(self, task: Task) -> Receipt:
