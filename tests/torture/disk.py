@@ -1,0 +1,47 @@
+"""A disk that fails at every system call that changes the output directory, one a round.
+
+The run ends by itself and says what to do, or it did without that call; the next one goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import product
+
+from tests.torture import calls
+from tests.torture.campaign import Campaign, Figures, Over, Round
+
+ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "EMFILE")
+ADVICE = re.compile(r"run again|take it away|move it away")
+
+
+def run(this: Round) -> Figures:
+    pairs = list(product(calls.points(), ERRORS))
+    if this.number >= len(pairs):
+        raise Over
+    point, error = pairs[this.number]
+    what = f"{error} at {point}"
+    with calls.order(this.folder) as case:
+        ended = calls.run(case, *calls.options(point, f"error={error}", this.folder))
+        assert ended.code in (0, 1, 5), f"{what}: {ended.code}: {ended.said[-2000:]}"
+        assert "unexpected" not in ended.said, f"{what}: {ended.said[-2000:]}"
+        assert ended.code == 0 or ADVICE.search(ended.said), f"{what}: {ended.said[-2000:]}"
+        if ended.code == 0:
+            case.check_finals()
+            assert all(case.final(name).exists() for name in case.files), what
+        again = case.finish(segment_size=calls.SEGMENT)
+        assert again.held >= ended.done, f"{what}: {ended.done} bytes were done, {again.held} held"
+    return {"refused": ended.code != 0, "seconds": ended.seconds}
+
+
+def told(figures: Sequence[Figures]) -> str:
+    refused = sum(each["refused"] for each in figures)
+    longest = max(each["seconds"] for each in figures)
+    return (
+        f"{refused:.0f} ended with an error, {len(figures) - refused:.0f} did without the call; "
+        f"{longest:.1f} s the longest run"
+    )
+
+
+CAMPAIGN = Campaign("disk", "an error of the disk at each of those calls", None, run, told)
