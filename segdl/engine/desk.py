@@ -541,7 +541,7 @@ class Desk:
         """The work failed: the schedule decides what becomes of it."""
         if isinstance(error, DiskFullError) and error.missing is None:
             task = self.tasks.get(work.job)
-            error = self._delivery.no_room(task, error.message) if task else error
+            error = self._delivery.no_room(task, error.found) if task else error
         with self._change:
             self._end(worker)
             if isinstance(work, Merge):
