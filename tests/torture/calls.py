@@ -12,22 +12,22 @@ import functools
 import json
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests import canary
-from tests.commands import check_output, command, environment
 from tests.faults import Answer, FaultServer, Seen, Wire
 from tests.orders import SEGMENT, Case, Proof, made
 from tests.torture.campaign import Impossible
-from tests.torture.child import PATIENCE
+from tests.torture.child import PATIENCE, Child
 from tests.torture.finals import Finals
 
 CALLS = (
@@ -98,35 +98,48 @@ def _last_of_all(server: FaultServer) -> Any:
 
 
 def run(case: Case, *strace: str) -> Ended:
-    """The order under `strace -f` with those options; what must hold at any moment is checked."""
+    """The order under strace with those options; what must hold at any moment is checked.
+
+    Raises Impossible where strace may not trace it.
+    """
     finals, began = Finals(case.out, case.contents), time.monotonic()
-    words = command(
+    words = (
         "get", case.manifest(), "-o", case.out, "--progress", "json", "--connections", "2",
         "--segment-size", str(SEGMENT),
     )  # fmt: skip
-    process = subprocess.Popen(
-        ["strace", "-f", "-qq", "-e", "signal=none", *strace, *words], text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=case.folder,
-        env=environment(case.folder), start_new_session=True,
-    )  # fmt: skip
-    with process:
-        try:
-            out, error = process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.terminate()  # strace takes what it traces along
-            raise AssertionError(f"it goes on after {PATIENCE} s") from None
-    check_output(out + error)
+    with Child(case.folder, *words, traced=True) as child, _traced(child, strace):
+        code, said = child.wait(), child.said
     case.server.until(lambda: case.server.open == 0)
     finals.look()
     assert not list(canary.leaks(case.folder))
-    return Ended(process.returncode, out + error, _done(out), time.monotonic() - began)
+    return Ended(code, said, _done(said), time.monotonic() - began)
+
+
+@contextmanager
+def _traced(child: Child, options: Sequence[str]) -> Iterator[None]:
+    """strace, attached to a child and its threads until that has ended."""
+    child.until(lambda: child.waits, lambda: None)
+    process = subprocess.Popen(
+        ["strace", "-f", "-qq", "-e", "signal=none", "-p", str(child.pid), *options],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        while not child.traced and not child.ended:
+            if process.poll() is not None:
+                assert process.stderr is not None
+                raise Impossible(process.stderr.read().strip())
+            time.sleep(0.001)
+        yield
+    finally:
+        child.signal(signal.SIGKILL)  # if it has not ended by itself
+        process.communicate(timeout=PATIENCE)
 
 
 def _done(out: str) -> int:
     """Bytes that a run said were on disk for good: nothing of them may be fetched again."""
     total = 0
     for line in out.splitlines():
-        if line.endswith("}"):
+        if line.startswith("{") and line.endswith("}"):
             event = json.loads(line)
             draft = event.get("target") == SMALL
             kind = "target_done" if draft else "segment_done"
@@ -141,7 +154,8 @@ def _done(out: str) -> int:
 @functools.cache
 def points() -> tuple[Point, ...]:
     """Every call of a run without a fault, in the order of the run. Raises Impossible."""
-    _require_strace()
+    if not shutil.which("strace"):
+        raise Impossible("strace is not here")
     with tempfile.TemporaryDirectory(prefix="segdl-calls-") as folder:
         here = Path(folder).resolve()
         with order(here) as case:
@@ -150,14 +164,6 @@ def points() -> tuple[Point, ...]:
             assert ended.code == 0, ended.said
             case.check_delivered()
             return tuple(dict.fromkeys(_points(log.read_text(errors="replace"), here)))
-
-
-def _require_strace() -> None:
-    if not shutil.which("strace"):
-        raise Impossible("strace is not here")
-    tried = subprocess.run(["strace", "-f", "-o", "/dev/null", "true"], capture_output=True)
-    if tried.returncode:
-        raise Impossible("strace may trace nothing here")
 
 
 def _points(log: str, here: Path) -> Iterator[Point]:
@@ -170,7 +176,7 @@ def _points(log: str, here: Path) -> Iterator[Point]:
         on = _on(call, text)
         for counted in (on, None):
             counts[thread, call, counted] += 1
-        if f"{here}/out" in text and _counts(call, text):
+        if f"{here}/out" in text and _counts(call, on, text):
             shown = on and on.replace(str(here), _HERE)
             yield Point(call, shown, counts[thread, call, on])
 
@@ -185,11 +191,11 @@ def _on(call: str, text: str) -> str | None:
     return None if not files or "#" in files[0] else str(files[0])
 
 
-def _counts(call: str, text: str) -> bool:
+def _counts(call: str, on: str | None, text: str) -> bool:
     """Of these two, not every call is of interest."""
     if call == "ioctl":
         return "FICLONE" in text
-    return call != "close" or "/.segdl/work" in text
+    return call != "close" or "/.segdl/work" in (on or "")
 
 
 def options(point: Point, deed: str, here: Path) -> list[str]:

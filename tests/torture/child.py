@@ -5,6 +5,7 @@ So a run costs no imports, and a kill of the group is as real as any.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import segdl.cli.get
 import segdl.cli.progress
@@ -25,6 +26,7 @@ from tests.commands import check_output, environment
 
 PATIENCE = 30.0  # seconds after which a run that goes on has gone wrong
 _LOOK = 0.001  # seconds between two looks at a run
+_PR_SET_PTRACER = 0x59616D61  # prctl(2)
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload([__name__])
@@ -33,24 +35,24 @@ _forks.set_forkserver_preload([__name__])
 class Child:
     """A run of `segdl ARGUMENTS` whose standard output and error go to `said`."""
 
-    def __init__(self, folder: Path, *arguments: str | Path) -> None:
-        """`folder` is its current one, and its home."""
+    def __init__(self, folder: Path, *arguments: str | Path, traced: bool = False) -> None:
+        """`folder` is its current one, and its home. If `traced`, it begins when somebody does."""
         self._said = folder / "said"
         self._said.unlink(missing_ok=True)  # of the run before
         words = list(map(str, arguments))
         self._process = _forks.Process(
-            target=_live, args=(words, folder, self._said, environment(folder))
+            target=_live, args=(words, folder, self._said, environment(folder), traced)
         )
         self._process.start()
         assert self._process.pid is not None
-        self._group = self._process.pid
+        self.pid = self._process.pid  # and its group
 
     @property
     def ended(self) -> bool:
         return self._process.exitcode is not None
 
     def until(self, true: Callable[[], bool], meanwhile: Callable[[], None]) -> bool:
-        """Wait until `true()`, or the end: whether it was so. `meanwhile` is done again and again."""
+        """Wait until `true()`, or the end: whether it was so. `meanwhile` is done all the time."""
         deadline = time.monotonic() + PATIENCE
         while not self.ended:
             meanwhile()
@@ -64,7 +66,7 @@ class Child:
         """To the whole group, which is there a moment after the fork; nothing if it has ended."""
         while not self.ended:
             try:
-                return os.killpg(self._group, number)
+                return os.killpg(self.pid, number)
             except ProcessLookupError:
                 time.sleep(_LOOK)
         return None
@@ -76,6 +78,16 @@ class Child:
         check_output(self.said)
         assert self._process.exitcode is not None
         return self._process.exitcode
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is about to begin."""
+        return self._said.exists()
+
+    @property
+    def traced(self) -> bool:
+        """Whether somebody sees its system calls."""
+        return not self.ended and _is_traced(self.pid)
 
     @property
     def said(self) -> str:
@@ -99,8 +111,8 @@ class Child:
 
 
 def _live(
-    arguments: list[str], folder: Path, said: Path, variables: Mapping[str, Any]
-) -> None:  # pragma: no cover  (in the child)
+    arguments: list[str], folder: Path, said: Path, variables: Mapping[str, str], traced: bool
+) -> None:  # in the child
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
@@ -109,4 +121,16 @@ def _live(
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
+    if traced:
+        ctypes.CDLL(None).prctl(_PR_SET_PTRACER, -1)  # not only root may trace it
+        while not _is_traced(os.getpid()):
+            time.sleep(_LOOK)
     sys.exit(shell.run(arguments))
+
+
+def _is_traced(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "TracerPid:\t0\n" not in status
