@@ -1,5 +1,7 @@
 """The system calls of one small order on its output directory, one by one, by strace.
 
+There are two runs to see: one that begins, and one that goes on with what is there of the order.
+
 A *point* is one call: which, on what, and the how-manieth. strace counts by thread, and only the
 calls that its filter lets through; so a point names the file, by the path of its descriptor or by
 the name that the call gives it, and is counted in its thread. Threads do not race much: while one
@@ -15,16 +17,19 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import segdl
+from segdl.core.errors import ExitCode
 from tests import canary
-from tests.faults import Answer, FaultServer, Seen, Wire
+from tests.faults import Answer, FaultServer, Seen, Wire, faults
 from tests.orders import SEGMENT, Case, Proof, made
 from tests.torture.campaign import Impossible
 from tests.torture.child import PATIENCE, Child
@@ -33,12 +38,14 @@ from tests.torture.finals import Finals
 CALLS = (
     "openat", "write", "pwrite64", "writev", "fsync", "fdatasync", "sync_file_range", "rename",
     "renameat", "renameat2", "linkat", "unlink", "unlinkat", "mkdir", "mkdirat", "ftruncate",
-    "fallocate", "copy_file_range", "ioctl", "close", "fchmod",
+    "fallocate", "copy_file_range", "ioctl", "close", "fchmod", "read", "pread64", "preadv2",
 )  # fmt: skip
 LARGE, DEEP, SMALL = "large.7z", "in/deep.7z", "small.7z"
 SIZES = {LARGE: 6 * SEGMENT + 12_345, DEEP: 2 * SEGMENT + 1, SMALL: 50_000}
 TOTAL = sum(SIZES.values())
-DATA = ("write", "pwrite64", "writev")  # what they quote is no name
+BEGUN = TOTAL - SEGMENT  # bytes that are done where an order goes on: all but its first segment
+READS = ("read", "pread64", "preadv2")
+DATA = ("write", "pwrite64", "writev", *READS)  # what they quote is no name
 _HERE = "{here}"  # in a point, for the folder of its round
 _CALL = re.compile(r"(\d+) +(\w+)\((.*)")
 _FILE = re.compile(r"<(/[^<>]*)>")
@@ -49,12 +56,14 @@ _NAME = re.compile(r'"([^"]*)"')
 class Point:
     """One system call of a run."""
 
+    begun: bool  # whether the run goes on with an order
     call: str
     on: str | None  # a path or a name; None: a file without a name, and whatever else there is
     nth: int  # of its thread
 
     def __str__(self) -> str:
-        return f"{self.call} #{self.nth} on {self.on or 'a draft'}"
+        run = "run that goes on" if self.begun else "first run"
+        return f"{self.call} #{self.nth} on {self.on or 'a draft'} in a {run}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,7 @@ class Ended:
 
     code: int  # minus the signal, if one ended it
     said: str
-    done: int  # bytes of the segments and drafts that it said were done
+    done: int  # bytes of the segments and drafts that it said it had done
     seconds: float
 
 
@@ -71,7 +80,7 @@ class Ended:
 
 
 @contextmanager
-def order(folder: Path) -> Iterator[Case]:
+def order(folder: Path, *, begun: bool) -> Iterator[Case]:
     """The order: segments ahead of the front, a folder to make, a draft."""
     with FaultServer() as server:
         case = Case(server, folder)
@@ -79,7 +88,24 @@ def order(folder: Path) -> Iterator[Case]:
         case.put(made(SIZES[DEEP], 2), f"/{DEEP}", name=DEEP)
         case.put(made(SIZES[SMALL], 3), f"/{SMALL}")
         case.server.script(f"/{LARGE}", _last_of_all(server), on=1)
+        if begun:
+            _begin(case)
         yield case
+
+
+def _begin(case: Case) -> None:
+    """Fetch all but the end of the first segment."""
+    control, left = segdl.Control(), [BEGUN]
+
+    def stop(event: segdl.Event) -> None:
+        left[0] -= _done(event.as_dict())
+        if not left[0]:
+            control.cancel()
+
+    held = threading.Event()
+    case.server.script(f"/{LARGE}", faults.held(held, SEGMENT // 2), on=1)
+    assert case.run(control=control, listener=stop, connections=2).code is ExitCode.INTERRUPTED
+    case.server.mend()
 
 
 def _last_of_all(server: FaultServer) -> Any:
@@ -112,7 +138,8 @@ def run(case: Case, *strace: str) -> Ended:
     case.server.until(lambda: case.server.open == 0)
     finals.look()
     assert not list(canary.leaks(case.folder))
-    return Ended(code, said, _done(said), time.monotonic() - began)
+    done = sum(map(_done, _events(said)))
+    return Ended(code, said, done, time.monotonic() - began)
 
 
 @contextmanager
@@ -135,17 +162,22 @@ def _traced(child: Child, options: Sequence[str]) -> Iterator[None]:
         process.communicate(timeout=PATIENCE)
 
 
-def _done(out: str) -> int:
-    """Bytes that a run said were on disk for good: nothing of them may be fetched again."""
-    total = 0
-    for line in out.splitlines():
-        if line.startswith("{") and line.endswith("}"):
-            event = json.loads(line)
-            draft = event.get("target") == SMALL
-            kind = "target_done" if draft else "segment_done"
-            if event["event"] == kind:
-                total += event["size"] if draft else event["bytes"]
-    return total
+def go_on(case: Case, point: Point, ended: Ended, what: str) -> None:
+    """An honest run afterwards: it delivers all, and fetches nothing again that was done."""
+    held = case.finish(segment_size=SEGMENT).held
+    done = ended.done + (BEGUN if point.begun else 0)
+    assert held >= done, f"{what}: {done} bytes were done, {held} held"
+
+
+def _events(said: str) -> Iterator[Mapping[str, Any]]:
+    return (json.loads(line) for line in said.splitlines() if re.fullmatch(r"\{.*\}", line))
+
+
+def _done(event: Mapping[str, Any]) -> int:
+    """Bytes that an event says are on disk for good: nothing of them may be fetched again."""
+    if event.get("target") == SMALL:  # a draft, of which nothing is held before
+        return int(event["size"]) if event["event"] == "target_done" and event["seconds"] else 0
+    return int(event["bytes"]) if event["event"] == "segment_done" else 0
 
 
 # -- its calls -------------------------------------------------------------------------------------
@@ -153,20 +185,24 @@ def _done(out: str) -> int:
 
 @functools.cache
 def points() -> tuple[Point, ...]:
-    """Every call of a run without a fault, in the order of the run. Raises Impossible."""
+    """Every call of both runs, in their order, where nothing fails. Raises Impossible."""
     if not shutil.which("strace"):
         raise Impossible("strace is not here")
+    return tuple(dict.fromkeys(point for begun in (False, True) for point in _learnt(begun)))
+
+
+def _learnt(begun: bool) -> list[Point]:
     with tempfile.TemporaryDirectory(prefix="segdl-calls-") as folder:
         here = Path(folder).resolve()
-        with order(here) as case:
-            log = here / "log"
-            ended = run(case, "-y", "-o", str(log), "-e", f"trace={','.join(CALLS)}")
+        with order(here, begun=begun) as case:
+            ended = run(case, "-y", "-o", str(here / "log"), "-e", f"trace={','.join(CALLS)}")
             assert ended.code == 0, ended.said
             case.check_delivered()
-            return tuple(dict.fromkeys(_points(log.read_text(errors="replace"), here)))
+        log = (here / "log").read_text(errors="replace")
+        return [Point(begun, *found) for found in _calls(log, here)]
 
 
-def _points(log: str, here: Path) -> Iterator[Point]:
+def _calls(log: str, here: Path) -> Iterator[tuple[str, str | None, int]]:
     counts: Counter[tuple[str, str, str | None]] = Counter()
     for line in log.splitlines():
         found = _CALL.match(line)
@@ -174,11 +210,11 @@ def _points(log: str, here: Path) -> Iterator[Point]:
             continue
         thread, call, text = found.groups()
         on = _on(call, text)
-        for counted in (on, None):
+        for counted in {on, None}:
             counts[thread, call, counted] += 1
         if f"{here}/out" in text and _counts(call, on, text):
             shown = on and on.replace(str(here), _HERE)
-            yield Point(call, shown, counts[thread, call, on])
+            yield call, shown, counts[thread, call, on]
 
 
 def _on(call: str, text: str) -> str | None:
@@ -198,10 +234,10 @@ def _counts(call: str, on: str | None, text: str) -> bool:
     return call != "close" or "/.segdl/work" in (on or "")
 
 
-def options(point: Point, deed: str, here: Path) -> list[str]:
-    """strace's options that do a deed at a point."""
+def options(point: Point, deed: str, here: Path, *, ever: bool = False) -> list[str]:
+    """strace's options that do a deed at a point, and at every such call after it if `ever`."""
     where = [] if point.on is None else ["-P", point.on.replace(_HERE, str(here))]
     return [
         "-o", "/dev/null", "-e", f"trace={point.call}",
-        "-e", f"inject={point.call}:{deed}:when={point.nth}", *where,
+        "-e", f"inject={point.call}:{deed}:when={point.nth}{'+' * ever}", *where,
     ]  # fmt: skip
