@@ -163,10 +163,11 @@ def _traced(child: Child, options: Sequence[str]) -> Iterator[None]:
 
 
 def go_on(case: Case, point: Point, ended: Ended, what: str) -> None:
-    """An honest run afterwards: it delivers all, and fetches nothing again that was done."""
+    """An honest run afterwards: it delivers all, and fetches nothing again that was done, unless
+    the disk would not let it be read."""
     held = case.finish(segment_size=SEGMENT).held
     done = ended.done + (BEGUN if point.begun else 0)
-    assert held >= done, f"{what}: {done} bytes were done, {held} held"
+    assert point.call in READS or held >= done, f"{what}: {done} bytes were done, {held} held"
 
 
 def _events(said: str) -> Iterator[Mapping[str, Any]]:
