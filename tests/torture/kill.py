@@ -26,7 +26,9 @@ from tests.torture.finals import Finals
 KIB, MIB = 1024, 1024 * 1024
 LARGEST = 6 * MIB
 BLOCK = made(LARGEST + 3 * MIB, 7)
-SEGMENTS = (64 * KIB, 128 * KIB, 256 * KIB, 512 * KIB, MIB, 2 * MIB, 8 * MIB)
+# A kill costs most where segments are large and connections few.
+SEGMENTS = (64 * KIB, 128 * KIB, 512 * KIB, MIB, 2 * MIB, 8 * MIB, 8 * MIB, 8 * MIB)
+CONNECTIONS = (1, 1, 1, 2, 2, 3, 4, 6)
 PIECES = "pieces"
 PROOFS = (Proof.DIGEST, PIECES, Proof.ETAG, Proof.NOTHING)
 STOP, KILL = signal.SIGTERM, signal.SIGKILL
@@ -96,7 +98,7 @@ class Plan:
 def plan(chance: random.Random) -> Plan:
     segment = chance.choice(SEGMENTS)
     wanted = tuple(_wanted(n, segment, chance) for n in range(chance.randint(1, 6)))
-    connections = chance.randint(1, 6)
+    connections = chance.choice(CONNECTIONS)
     total = sum(each.size for each in wanted)
     seconds = chance.uniform(0.05, 0.5)  # of a run without an end, if all connections are used
     rate = chance.choice((None, max(total / connections / seconds, 64 * KIB)))
@@ -124,12 +126,12 @@ def _wanted(number: int, segment: int, chance: random.Random) -> Wanted:
 
 def _size(segment: int, chance: random.Random) -> int:
     edge = chance.randint(1, 4) * segment + chance.randint(-1, 1)
-    small, any_size = chance.randrange(256 * KIB + 2), int(LARGEST ** chance.uniform(0.5, 1))
-    return min(chance.choice((0, 1, edge, small, any_size, chance.randrange(LARGEST))), LARGEST)
+    small, large = chance.randrange(256 * KIB + 2), chance.randrange(MIB, LARGEST)
+    return min(chance.choice((chance.randint(0, 1), edge, small, large, large, large)), LARGEST)
 
 
 def _moment(how: signal.Signals, chance: random.Random) -> Moment:
-    share = chance.choice((0.0, 1.0, chance.random(), chance.random(), chance.random()))
+    share = chance.choice((0.0, 1.0, *(chance.random() for _ in range(6))))
     late = 0.05 if share else 0.2  # before the first byte as after the last
     return Moment(how, share, chance.choice((0.0, chance.uniform(0, late))))
 
