@@ -5,9 +5,11 @@ What holds in every run is checked by `orders.Case`; `Case.finish` is the run th
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -26,7 +28,7 @@ import pytest
 import segdl
 from segdl.core import events
 from segdl.core.digests import digest
-from segdl.core.errors import ExitCode
+from segdl.core.errors import ExitCode, disk_error
 from segdl.core.journal import seal, unseal
 from segdl.core.report import Grade
 from segdl.core.schedule import Fetch, Schedule
@@ -1037,6 +1039,12 @@ def test_d01_one_target_fits_and_the_other_does_not(case: Case) -> None:
         case.final("one.7z").unlink()
         del case.files["one.7z"], case.contents["one.7z"]
         case.finish()
+
+
+@pytest.mark.parametrize("code", sorted(errno.errorcode))
+def test_each_error_of_the_disk_says_what_to_do(code: int) -> None:
+    said = str(disk_error(OSError(code, os.strerror(code))))
+    assert re.search(r": (free|raise|mend|take) .", said), said
 
 
 LIMITED = "import resource; resource.setrlimit(resource.{}, ({}, {}))\n"
