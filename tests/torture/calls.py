@@ -29,7 +29,7 @@ from typing import Any
 import segdl
 from segdl.core.errors import ExitCode
 from tests import canary
-from tests.faults import Answer, FaultServer, Seen, Wire, faults
+from tests.faults import Answer, Fault, FaultServer, Seen, Wire, faults
 from tests.orders import SEGMENT, Case, Proof, made
 from tests.torture.campaign import Impossible
 from tests.torture.child import PATIENCE, Child
@@ -108,7 +108,7 @@ def _begin(case: Case) -> None:
     case.server.mend()
 
 
-def _last_of_all(server: FaultServer) -> Any:
+def _last_of_all(server: FaultServer) -> Fault:
     """An answer whose later half waits until all else was sent, or half a second."""
 
     def fault(wire: Wire, request: Seen, answer: Answer) -> Answer | None:
@@ -177,7 +177,7 @@ def _events(said: str) -> Iterator[Mapping[str, Any]]:
 def _done(event: Mapping[str, Any]) -> int:
     """Bytes that an event says are on disk for good: nothing of them may be fetched again."""
     if event.get("target") == SMALL:  # a draft, of which nothing is held before
-        return int(event["size"]) if event["event"] == "target_done" and event["seconds"] else 0
+        return int(event["size"]) if event["event"] == "target_done" and event["fetched"] else 0
     return int(event["bytes"]) if event["event"] == "segment_done" else 0
 
 

@@ -54,4 +54,4 @@ def told(figures: Sequence[Figures]) -> str:
     )
 
 
-CAMPAIGN = Campaign("disk", "an error of the disk at each of those calls", None, run, told)
+CAMPAIGN = Campaign("disk", "the disk fails at each system call on the output", None, run, told)
