@@ -548,7 +548,7 @@ def test_what_a_crash_costs_is_bounded(case: Small, monkeypatch: pytest.MonkeyPa
     wrap(monkeypatch, Delivery, "deliver_drafts", hang)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # one merger
     case.run(connections=2).report.raise_for_failures()
-    assert sent[-1] <= 2 * MIB
+    assert sent[-1] <= 2 * (MOST_DRAFTED + DRAFT)
     case.check_delivered()
 
 

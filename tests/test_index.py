@@ -53,6 +53,21 @@ def test_says_what_was_written(folder: int, tmp_path: Path) -> None:
     assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
 
 
+def test_that_none_can_be_opened_now_says_nothing_of_it(folder: int, tmp_path: Path) -> None:
+    """Else a run that is short of descriptors for a moment would fetch all again."""
+    written(folder, tmp_path)
+    spare = os.dup(folder)
+    os.close(spare)  # the number that the next file would get
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (spare, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            read_index(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert list(read_index(folder).records.values()) == RECORDS
+
+
 def test_every_line_is_json_and_checks_itself(folder: int, tmp_path: Path) -> None:
     for line in written(folder, tmp_path).splitlines(keepends=True):
         assert unseal(line) is not None

@@ -5,9 +5,11 @@ What holds in every run is checked by `orders.Case`; `Case.finish` is the run th
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -26,11 +28,12 @@ import pytest
 import segdl
 from segdl.core import events
 from segdl.core.digests import digest
-from segdl.core.errors import ExitCode
+from segdl.core.errors import ExitCode, disk_error
 from segdl.core.journal import seal, unseal
 from segdl.core.report import Grade
 from segdl.core.schedule import Fetch, Schedule
 from segdl.engine.audit import status
+from segdl.engine.worker import CHECKPOINT, LINGER
 from tests.canary import CANARY
 from tests.faults import EVERY_PATH, Answer, FaultServer, Seen, Wire, faults
 from tests.orders import (
@@ -50,7 +53,7 @@ from tests.orders import (
 
 DATA = made(SIZE)
 OTHER = made(SIZE, 2)
-MIB = 1024 * 1024
+KIB, MIB = 1024, 1024 * 1024
 DONE, DISK, NETWORK = ExitCode.DONE, ExitCode.DISK, ExitCode.NETWORK
 
 
@@ -169,6 +172,26 @@ def test_c01_kill_9_at_random_moments(case: Case, kills: Kills) -> None:
     print(f"fetched again after each of ten kills: {lost}")
     assert max(lost) <= CONNECTIONS * MIB, lost
     assert case.server.sent() == total + sum(lost)
+
+
+def test_c01_what_waits_for_its_record_is_bounded(case: Case) -> None:
+    """Also where bytes come in two gushes, neither of which is worth a record."""
+    case.put(made(2 * MIB))
+
+    def gushes(wire: Wire, request: Seen, answer: Answer) -> Answer | None:
+        wire.send(answer.head)
+        wire.body(answer.body[: 400 * KIB])
+        wire.pause(LINGER + 0.2)
+        wire.body(answer.body[400 * KIB : 900 * KIB])
+        wire.pause()
+        return None
+
+    case.server.script(PATH, gushes)
+    with Child(case, segment_size=2 * MIB, connections=1, timeout=60.0) as child:
+        until(lambda: stuck(case, 900 * KIB))
+        child.signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+    assert case.finish(segment_size=2 * MIB).held >= 900 * KIB - CHECKPOINT
 
 
 # -- stopped ---------------------------------------------------------------------------------------
@@ -1047,6 +1070,12 @@ def test_d01_one_target_fits_and_the_other_does_not(case: Case) -> None:
         case.final("one.7z").unlink()
         del case.files["one.7z"], case.contents["one.7z"]
         case.finish()
+
+
+@pytest.mark.parametrize("code", sorted(errno.errorcode))
+def test_each_error_of_the_disk_says_what_to_do(code: int) -> None:
+    said = str(disk_error(OSError(code, os.strerror(code))))
+    assert re.search(r": (free|raise|mend|take) .", said), said
 
 
 LIMITED = "import resource; resource.setrlimit(resource.{}, ({}, {}))\n"

@@ -227,8 +227,11 @@ class DiskError(SegdlError):
 class DiskFullError(DiskError):
     """No space left. `missing` is the number of bytes to free, as far as is known."""
 
-    def __init__(self, message: str, *, missing: int | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, found: str, *, missing: int | None = None) -> None:
+        """`found` is what the disk said; the message adds what to do."""
+        room = "some room" if missing is None else f"{missing} bytes"
+        super().__init__(f"{found}: free {room} and run again")
+        self.found = found
         self.missing = missing
 
 

@@ -505,7 +505,7 @@ def _full(needed: int, ground: Ground | None) -> DiskFullError | None:
     missing = needed - ground.free
     return DiskFullError(
         f"the disk has too little room: {needed} bytes are needed at the peak, {ground.free} are "
-        f"free: free {missing} bytes",
+        "free",
         missing=missing,
     )
 

@@ -25,6 +25,7 @@ from segdl.core.plan import Pin, Place, Record
 
 NAME = "index.jsonl"
 VERSION = 1
+_SHORT_OF = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 T = TypeVar("T")
 
@@ -91,12 +92,19 @@ class Contents:
 
 
 def read_index(directory: int) -> Contents:
-    """What the index in the folder `directory` says; empty if there is none to be read."""
+    """What the index in the folder `directory` says; empty if there is none to be read.
+
+    Raises OSError where this process or the system lacks what it takes: that says nothing of it.
+    """
     contents = Contents()
-    with suppress(OSError), _opened(directory) as file:
-        for line in read_lines(file):  # an unreadable rest is a damaged rest
-            with suppress(KeyError, TypeError, ValueError):
-                contents.take(line)
+    try:
+        with _opened(directory) as file:
+            for line in read_lines(file):
+                with suppress(KeyError, TypeError, ValueError):
+                    contents.take(line)
+    except OSError as error:  # an unreadable rest is a damaged rest
+        if error.errno in _SHORT_OF:
+            raise
     return contents
 
 

@@ -136,10 +136,11 @@ class Delivery:
         if self._missing(task) > 0:
             raise self.no_room(task, "the disk has too little room")
 
-    def no_room(self, task: Task, what: str) -> DiskFullError:
-        """The error for a full disk, with the bytes that are missing for this target."""
-        missing = max(self._missing(task), 1)
-        return DiskFullError(f"{what}: free {missing} bytes and run again", missing=missing)
+    def no_room(self, task: Task, found: str) -> DiskFullError:
+        """The error for a full disk, with the bytes that are missing for this target, unless it
+        is a quota that is full: nothing tells how much of that is left."""
+        missing = self._missing(task)
+        return DiskFullError(found, missing=missing if missing > 0 else None)
 
     def _missing(self, task: Task) -> int:
         """Bytes that a target and a few islands need beyond what is free. Raises OSError."""

@@ -58,7 +58,9 @@ Emit = Callable[[events.Event], None]
 _IDLE_LOOK = 0.1  # seconds between two looks of an idle worker for somebody to help
 _MEET = 0.5  # seconds that a worker waits for one who helps it, before it calls that one back
 _GATHER = 0.02  # seconds that a merger waits for more drafts
-MOST_DRAFTED = 512 * KIB  # bytes a connection of drafts that are not delivered: a crash costs them
+# Bytes a connection of drafts that are not delivered: a crash costs them, beside what a worker has
+# not recorded and the kernel not handed over.
+MOST_DRAFTED = 128 * KIB
 MOST_OPEN = 16  # drafts a connection that are not delivered: each keeps a file open
 MOST_BEHIND = 256 * MIB  # bytes that a target's front may lag: what is not merged takes room twice
 
@@ -539,7 +541,7 @@ class Desk:
         """The work failed: the schedule decides what becomes of it."""
         if isinstance(error, DiskFullError) and error.missing is None:
             task = self.tasks.get(work.job)
-            error = self._delivery.no_room(task, error.message) if task else error
+            error = self._delivery.no_room(task, error.found) if task else error
         with self._change:
             self._end(worker)
             if isinstance(work, Merge):

@@ -34,8 +34,7 @@ from segdl.engine.aid import Assist
 from segdl.engine.desk import Desk
 from segdl.engine.task import Task
 
-BUFFER = 512 * KIB  # bytes read before they are hashed and written; it fits into the cache
-CHECKPOINT = 512 * KIB  # bytes that may be on disk without a record: what a kill -9 costs
+CHECKPOINT = 512 * KIB  # bytes read or written without a record, at most: what a kill -9 costs
 LINGER = 0.5  # seconds that the first byte of a buffer waits for the last
 
 
@@ -65,7 +64,7 @@ class Worker(threading.Thread):
         self._desk = desk
         self._timeout = reach.timeout
         self._connection = Connection(reach, self._interrupted)
-        self._buffer = memoryview(bytearray(BUFFER))
+        self._buffer = memoryview(bytearray(CHECKPOINT))  # which fits into the cache
         self._kept: tuple[Task, int, int, Answer] | None = (
             None  # task, epoch, mirror: an answer with bytes left in it
         )
@@ -253,7 +252,7 @@ class Worker(threading.Thread):
         watch, unrecorded = StallWatch(self._timeout), 0
         self._desk.streaming(self._number, part)
         try:
-            while room := self._buffer[: part.claim(BUFFER)]:
+            while room := self._buffer[: part.claim(CHECKPOINT - unrecorded)]:
                 count, trouble = self._fill(answer, room, watch)
                 if count:
                     part.write(room[:count])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import pkgutil
 import sys
+from collections.abc import Iterable
 
 from tests import torture
 from tests.torture.campaign import Campaign, Impossible, run
@@ -23,9 +25,15 @@ def campaigns() -> dict[str, Campaign]:
     return found
 
 
+def _numbers(rounds: int | None, only: int | None) -> Iterable[int]:
+    if only is not None:
+        return [only]
+    return itertools.count() if rounds is None else range(rounds)
+
+
 def main() -> int:
     known = campaigns()
-    listed = "\n".join(f"  {c.name:<10} {c.about} [{c.rounds}]" for c in known.values())
+    listed = "\n".join(f"  {c.name:<10} {c.about} [{c.rounds or 'all'}]" for c in known.values())
     parser = argparse.ArgumentParser(
         prog="scripts/torture", description=__doc__, epilog=f"campaigns [rounds]:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -36,7 +44,7 @@ def main() -> int:
     parser.add_argument("--only", type=int, metavar="ROUND", help="that round alone")
     given = parser.parse_args()
     campaign = known[given.name]
-    numbers = range(given.n or campaign.rounds) if given.only is None else [given.only]
+    numbers = _numbers(given.n or campaign.rounds, given.only)
     try:
         outcome = run(campaign, numbers, given.seed)
     except Impossible as reason:

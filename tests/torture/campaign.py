@@ -17,6 +17,10 @@ class Impossible(Exception):
     """This machine cannot run a campaign; the message says what it lacks."""
 
 
+class Over(Exception):
+    """There is no round of that number: the campaign has come to its end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
     """One round: all that is random in it comes from `chance`."""
@@ -33,12 +37,12 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """`run` raises AssertionError where a promise breaks, and Impossible before the first round;
-    `told` makes a line of the figures of all rounds."""
+    """`run` raises AssertionError where a promise breaks, Impossible before the first round, and
+    Over after the last; `told` makes a line of the figures of all rounds."""
 
     name: str
     about: str
-    rounds: int  # by default
+    rounds: int | None  # by default; None: until it is over
     run: Callable[[Round], Figures]
     told: Callable[[Sequence[Figures]], str]
 
@@ -76,6 +80,8 @@ def run(campaign: Campaign, numbers: Iterable[int], seed: int) -> Outcome:
                 outcome.figures.append(campaign.run(Round(number, seed, Path(folder))))
             except Impossible:
                 raise
+            except Over:
+                break
             except Exception:
                 outcome.failed[number] = traceback.format_exc()
     outcome.seconds = time.monotonic() - began
