@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from hypothesis import settings
 
 from tests import canary
 from tests.faults import FaultServer
@@ -169,6 +170,8 @@ def pytest_runtest_makereport(
 
 def pytest_configure() -> None:
     canary.watch_children()
+    settings.register_profile("suite", deadline=None)  # a busy machine is no fault of an example
+    settings.load_profile("suite")
     logging.getLogger("botocore").setLevel(logging.INFO)  # below, it tells all that it signs
 
 
