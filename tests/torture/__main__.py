@@ -12,14 +12,13 @@ from tests.torture.campaign import Campaign, Impossible, run
 
 
 def campaigns() -> dict[str, Campaign]:
-    """Every module of this package that has a CAMPAIGN, by name."""
+    """What the modules of this package have as CAMPAIGN, or several as CAMPAIGNS, by name."""
     found: dict[str, Campaign] = {}
     for module in pkgutil.iter_modules(torture.__path__):
         if module.name != "__main__":
             loaded = importlib.import_module(f"{torture.__name__}.{module.name}")
-            campaign = getattr(loaded, "CAMPAIGN", None)
-            if isinstance(campaign, Campaign):
-                found[campaign.name] = campaign
+            several = getattr(loaded, "CAMPAIGNS", (getattr(loaded, "CAMPAIGN", None),))
+            found |= {each.name: each for each in several if isinstance(each, Campaign)}
     return found
 
 
