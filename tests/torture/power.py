@@ -1,9 +1,9 @@
 """Power cuts on real file systems: what was said to be delivered is there, and all else is exact.
 
-A round is an order made up at random, on an image of its own: segdl as a child fetches it, the power
-is cut at some moment (or several times in a row), and each time the image is mounted again and
-looked at. Before a cut some of the files may be flushed by somebody else, as the kernel does when
-it likes. In the end a run must finish, and what it delivered must survive one more cut.
+A round is an order made up at random, on an image of its own: segdl as a child fetches it, the
+power is cut at some moment (or several times in a row), and each time the image is mounted again
+and looked at. Before a cut some of the files may be flushed by somebody else, as the kernel does
+when it likes. In the end a run must finish, and what it delivered must survive one more cut.
 """
 
 from __future__ import annotations
@@ -165,21 +165,21 @@ class Ran:
         return {e["target"] for e in self.events if e["event"] == "target_done"}
 
 
-def _round(kind: FileSystem, round: Round) -> Figures:
-    chance = round.chance
+def _round(kind: FileSystem, this: Round) -> Figures:
+    chance = this.chance
     plan = planned(chance, kind)
     with FaultServer() as server:
-        order = Order(server, round.folder)
+        order = Order(server, this.folder)
         for number, asked in enumerate(plan.targets):
             _put(order, asked, number, plan)
-        disk = Disk(kind, round.folder / "image", round.folder / "disk", plan.options)
+        disk = Disk(kind, this.folder / "image", this.folder / "disk", plan.options)
         with disk:
             return _Trial(plan, order, disk, chance).run()
 
 
 def _put(order: Order, asked: Asked, number: int, plan: Plan) -> None:
     data = made(asked.size, number)
-    more = {"pieces": pieces_of(data, plan.segment)} if asked.pieces else {}
+    more: dict[str, Any] = {"pieces": pieces_of(data, plan.segment)} if asked.pieces else {}
     order.put(data, f"/{asked.name}", name=asked.name, proof=asked.proof, sized=asked.sized, **more)
 
 
