@@ -44,6 +44,7 @@ class Asked:
     proof: Proof
     sized: bool
     pieces: bool
+    placed: bool  # somebody has just copied it there, and nothing has flushed it yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ def planned(chance: random.Random, kind: FileSystem) -> Plan:
     rate = chance.randint(512 * KIB, 1536 * KIB) if long else None
     seconds = chance.uniform(3.0, 8.0)  # of a long run, until the cut
     sizes = [int(rate * (seconds + 1))] if rate else _sizes(chance, segment)
-    targets = tuple(_asked(chance, number, size, segment) for number, size in enumerate(sizes))
+    placed = chance.choice((0.0, 0.0, 0.0, 0.0, 0.3)) if rate is None else 0.0
+    targets = tuple(_asked(chance, n, size, segment, placed) for n, size in enumerate(sizes))
     count = 1 if rate or chance.random() < 0.7 else chance.randint(2, 4)
     moments = [_moment(chance, targets) for _ in range(count)]
     if rate:
@@ -109,7 +111,7 @@ def _sizes(chance: random.Random, segment: int) -> list[int]:
     return chance.choice((large, some, small, large + some + small[:10]))
 
 
-def _asked(chance: random.Random, number: int, size: int, segment: int) -> Asked:
+def _asked(chance: random.Random, number: int, size: int, segment: int, placed: float) -> Asked:
     folder = chance.choice(("", "", "chips/", "chips/more/"))
     return Asked(
         name=f"{folder}{number}.7z",
@@ -117,6 +119,7 @@ def _asked(chance: random.Random, number: int, size: int, segment: int) -> Asked
         proof=chance.choice(list(Proof)),
         sized=chance.random() < 0.8,
         pieces=size > segment and chance.random() < 0.3,
+        placed=chance.random() < placed,
     )
 
 
@@ -192,10 +195,12 @@ class _Trial:
         self._disk = disk
         self._chance = chance
         self._done: set[str] = set()  # targets that were said to be delivered
+        self._placed = {asked.name for asked in plan.targets if asked.placed}
 
     def run(self) -> Figures:
         cost, early = 0, 0  # bytes fetched again after one cut; cuts before the end
         before = Ran(None)
+        self._place()
         for moment in self._plan.moments:
             ran = self._run_until(moment)
             cost = max(cost, before.reached + ran.sent - ran.reached if before.events else 0)
@@ -211,6 +216,11 @@ class _Trial:
             "cuts": len(self._plan.moments) + 1, "early": early, "done": len(self._done),
             "again": max(again, cost), **rated,
         }  # fmt: skip
+
+    def _place(self) -> None:
+        for name in self._placed:
+            self._order.final(name).parent.mkdir(parents=True, exist_ok=True)
+            self._order.final(name).write_bytes(self._order.contents[name][0])
 
     def _run_until(self, moment: Moment) -> Ran:
         self._order.server.forget()
@@ -293,6 +303,8 @@ class _Trial:
             self._done |= set(self._order.contents)
         for name in self._done:
             assert self._order.final(name).is_file(), f"{name} was delivered, and is gone"
+        for name in self._placed - self._done:  # what is left of it is in the way
+            self._order.final(name).unlink(missing_ok=True)
         self._order.check_finals()
 
     def _said(self) -> str:
@@ -318,7 +330,9 @@ def _told(figures: Sequence[Figures]) -> str:
     cuts, early, done = (sum(int(f[key]) for f in figures) for key in ("cuts", "early", "done"))
     again = max(f["again"] for f in figures)
     rated = [f["of_allowance"] for f in figures if "of_allowance" in f]
-    share = f"; {len(rated)} at a rate, at most {max(rated):.0%} of what is allowed" * bool(rated)
+    share = (
+        f"; {len(rated)} at a rate, at most {max(rated):.0%} of what is allowed" if rated else ""
+    )
     return (
         f"{cuts} cuts, {early} of them before the end, {done} targets said to be delivered; "
         f"at most {again / MIB:.1f} MiB fetched again{share}"
