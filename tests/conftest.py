@@ -35,6 +35,7 @@ LONG = {
     "test_schedule",
     "test_survey",
     "test_tails",
+    "test_torture_power",
     "test_verdict",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
+import signal
 import sys
 
 from tests import torture
@@ -34,6 +35,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, metavar="ROUND", help="that round alone")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what a round has set up is undone
     campaign = known[given.name]
     numbers = range(given.n or campaign.rounds) if given.only is None else [given.only]
     try:

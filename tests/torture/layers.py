@@ -106,7 +106,7 @@ def _put(chance: random.Random, order: Order, number: int, size: int, segment: i
         )
 
 
-def _recorded(order: Order, plan: Plan) -> Recording:
+def recorded(order: Order, plan: Plan) -> Recording:
     """Runs in one place, all but the last of which are killed: what they did to the files."""
     recording = Recording(order.out.parent)
     words: list[str | Path] = ["get", order.manifest(), "-o", order.out, "--progress", "json"]
@@ -135,7 +135,7 @@ class Leaving:
     names: float
 
 
-class _Left:
+class Left:
     """The folder as it could be after a cut that came when `operations` had been done."""
 
     def __init__(
@@ -230,15 +230,14 @@ def _round(this: Round) -> Figures:
         order = Order(server, this.folder)
         plan = _planned(chance, order)
         order.out.parent.mkdir()
-        recording = _recorded(order, plan)
+        recording = recorded(order, plan)
         figures["kills"] = len(plan.kills)
         figures["flushes"] = sum(isinstance(o, Flushed) for o in recording.operations)
         for number, moment in enumerate(_moments(recording, chance)):
             order.place = f"state-{number}"
             leaving = Leaving(*(chance.choice((0.0, 0.1, 0.5, 0.9, 1.0)) for _ in range(2)))
-            done = recording.operations[:moment]
             try:
-                figures += _try_state(order, plan, recording, _Left(done, leaving, chance), done)
+                figures += try_state(order, plan, recording, moment, leaving, chance)
             except AssertionError as error:
                 error.add_note(f"state {number}, after {moment} operations, {leaving}")
                 raise
@@ -246,11 +245,18 @@ def _round(this: Round) -> Figures:
     return figures
 
 
-def _try_state(
-    order: Order, plan: Plan, recording: Recording, left: _Left, done: Sequence[Operation]
+def try_state(
+    order: Order,
+    plan: Plan,
+    recording: Recording,
+    moment: int,
+    leaving: Leaving,
+    chance: random.Random,
 ) -> Counter[str]:
+    """Make up a folder in the order's place, look at it, and let a run finish there."""
+    done = recording.operations[:moment]
     order.out.parent.mkdir()
-    left.build(recording.root, order.out.parent, {})
+    Left(done, leaving, chance).build(recording.root, order.out.parent, {})
     _age(order)
     promised = {operation.target for operation in done if isinstance(operation, Said)}
     for name in promised:
