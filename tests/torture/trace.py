@@ -17,7 +17,7 @@ CALLS = (
     "renameat,renameat2,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,copy_file_range"
 )
 STRACE = ("strace", "-f", "--seccomp-bpf", "-qq", "-xx", "-s", "16000000", "-e", "signal=none")
-_NAMING = {"openat", "mkdirat", "mkdir", "unlinkat", "rmdir", "renameat", "renameat2", "linkat"}
+_COMES, _GOES = {"openat", "mkdirat", "linkat"}, {"unlinkat", "renameat", "renameat2"}
 _LINE = re.compile(r"(\d+) +(.*)")
 _RESUMED = re.compile(r"<\.\.\. \w+ resumed>,? ?")
 _CALL = re.compile(r"(\w+)\((.*)\) += (-?\d+)")
@@ -111,13 +111,17 @@ class Recording:
         self._settle_folder(self.root, Path(self._folder))
 
     def _has_happened(self, call: str, given: list[str]) -> bool:
-        at = {"renameat2": 2, "linkat": 2, "renameat": 2}.get(call, 0)
-        if call not in _NAMING or (found := self._find(given[at], _text(given[at + 1]))) is None:
+        """Whether a name has come, or gone, that ours does not know of."""
+        at = 2 if call == "linkat" else 0
+        if (
+            call not in _COMES | _GOES
+            or (found := self._find(given[at], _text(given[at + 1]))) is None
+        ):
             return False
         folder, name = found
-        path = self._path(folder) / name
-        wanted = call not in ("unlinkat", "rmdir")
-        return path.exists() is wanted and (name in (folder.entries or {})) is not wanted
+        comes = call in _COMES
+        there, known = (self._path(folder) / name).exists(), name in (folder.entries or {})
+        return there is comes and known is not comes
 
     def _path(self, wanted: Node) -> Path:
         places = [(self.root, Path(self._folder))]
