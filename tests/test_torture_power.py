@@ -89,6 +89,6 @@ def test_what_is_flushed_by_the_end_is_enough(tmp_path: Path, fault_server: Faul
     plan = layers.Plan(connections=2, segment=SEGMENT, rate=None, kills=())
     recording = layers.recorded(order, plan)
     order.place = "left"
-    nothing, end = layers.Leaving(0, 0), len(recording.operations)
+    nothing, end = layers.Leaving(0, 0, 0), len(recording.operations)
     counts = layers.try_state(order, plan, recording, end, nothing, random.Random(1))
     assert counts["promised"] == 2

@@ -79,9 +79,9 @@ class Plan:
 def _planned(chance: random.Random, order: Order) -> Plan:
     """Put an order on the server, with some answers that end early."""
     segment = chance.choice((64, 64, 128, 256)) * KIB
-    large = [chance.randint(2 * segment, 5 * segment)]
+    large = [chance.randint(2 * segment, 8 * segment)]
     small = [chance.randint(0, 20 * KIB) for _ in range(chance.randint(1, 8))]
-    for number, size in enumerate(chance.choice((large, small, large + small))):
+    for number, size in enumerate(chance.choice((large, large, small, large + small))):
         _put(chance, order, number, size, segment)
     total = sum(len(data) for (data,) in order.contents.values())
     count = chance.choice((0, 0, 1, 2))
@@ -131,7 +131,8 @@ def recorded(order: Order, plan: Plan) -> Recording:
 class Leaving:
     """How much of what was not flushed is there after all."""
 
-    bytes: float
+    lines: float  # writes as short as a line of a journal
+    bytes: float  # all other writes
     names: float
 
 
@@ -168,7 +169,8 @@ class Left:
         return self._chance.random() < share
 
     def _write(self, node: Node, at: int, data: bytes, durable: bool) -> None:
-        if not durable and not self._stays(self._leaving.bytes):
+        share = self._leaving.lines if len(data) < 4096 else self._leaving.bytes
+        if not durable and not self._stays(share):
             if not self._stays(0.5):
                 return
             torn = self._chance.randint(0, len(data))
@@ -208,7 +210,7 @@ def _moments(recording: Recording, chance: random.Random) -> Iterator[int]:
     marked = [n + 1 for n, o in enumerate(operations) if isinstance(o, Flushed | Said | Named)]
     yield len(operations)
     for _ in range(STATES - 1):
-        yield chance.choice(marked) if chance.random() < 0.6 else chance.randint(0, len(operations))
+        yield chance.choice(marked) if chance.random() < 0.4 else chance.randint(0, len(operations))
 
 
 def _age(order: Order) -> None:
@@ -235,7 +237,7 @@ def _round(this: Round) -> Figures:
         figures["flushes"] = sum(isinstance(o, Flushed) for o in recording.operations)
         for number, moment in enumerate(_moments(recording, chance)):
             order.place = f"state-{number}"
-            leaving = Leaving(*(chance.choice((0.0, 0.1, 0.5, 0.9, 1.0)) for _ in range(2)))
+            leaving = Leaving(*(chance.choice((0.0, 0.3, 0.8, 1.0, 1.0)) for _ in range(3)))
             try:
                 figures += try_state(order, plan, recording, moment, leaving, chance)
             except AssertionError as error:
