@@ -37,6 +37,7 @@ LONG = {
     "test_survey",
     "test_tails",
     "test_torture_kill",
+    "test_torture_power",
     "test_verdict",
 }
 

@@ -26,6 +26,8 @@ class Receipts:
             self._file = _part_company(self._file, hidden)
         self._lock = threading.Lock()
         size = os.fstat(self._file).st_size
+        if not size:  # its name must outlast a power cut, or what is in it will not
+            os.fsync(hidden)
         self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
 
     def read(self) -> dict[str, Receipt]:

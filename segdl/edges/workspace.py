@@ -245,6 +245,19 @@ class Workspace(Depot):
             with suppress(OSError):  # delivered is delivered: what is left goes with a later run
                 self.remove_work(path)
 
+    def flush_final(self, path: str) -> None:
+        """Make a file that another hand has put under a final name survive a power cut: its bytes,
+        and every name on the way to it. Raises OSError."""
+        file = self.open_final(path)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+        for end in (at for at, letter in enumerate(path) if letter == "/"):
+            with self._parent(path[: end + 1]) as (folder, _):
+                os.fsync(folder)
+        os.fsync(self.root)
+
     def flush_folders(self, paths: Iterable[str]) -> dict[str, OSError]:
         """Make the names of delivered targets survive a power cut; returns which of their folders
         could not be flushed, and why."""

@@ -120,6 +120,7 @@ class Delivery:
         if not proved and own != _own(task):
             return None
         receipt = _receipt(task, found, digests, own, task.proof.grade(digests, segments))
+        self._workspace.flush_final(target.path)  # nobody has, perhaps: it may just be copied here
         self._receipts.append(receipt)
         self._clean_up(target.path)
         return receipt
@@ -215,8 +216,8 @@ class Delivery:
         return self._receipt(task, found)
 
     def _same_content(self, task: Task) -> os.stat_result | None:
-        """What stands under the final name, if it is the same content; other content is refused,
-        or replaced on request."""
+        """What stands under the final name, if it is the same content, and now durable; other
+        content is refused, or replaced on request."""
         found = self._workspace.find(task.target.path)
         if found is None:
             return None
@@ -224,6 +225,7 @@ class Delivery:
             file = self._workspace.open_final(task.target.path)
             try:
                 if merge.same(file, task.files.merged, found.st_size):
+                    self._workspace.flush_final(task.target.path)
                     return found
             finally:
                 os.close(file)

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import itertools
 import pkgutil
+import signal
 import sys
 from collections.abc import Iterable
 
@@ -14,14 +15,13 @@ from tests.torture.campaign import Campaign, Impossible, run
 
 
 def campaigns() -> dict[str, Campaign]:
-    """Every module of this package that has a CAMPAIGN, by name."""
+    """What the modules of this package have as CAMPAIGN, or several as CAMPAIGNS, by name."""
     found: dict[str, Campaign] = {}
     for module in pkgutil.iter_modules(torture.__path__):
         if module.name != "__main__":
             loaded = importlib.import_module(f"{torture.__name__}.{module.name}")
-            campaign = getattr(loaded, "CAMPAIGN", None)
-            if isinstance(campaign, Campaign):
-                found[campaign.name] = campaign
+            several = getattr(loaded, "CAMPAIGNS", (getattr(loaded, "CAMPAIGN", None),))
+            found |= {each.name: each for each in several if isinstance(each, Campaign)}
     return found
 
 
@@ -43,6 +43,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, metavar="ROUND", help="that round alone")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what a round has set up is undone
     campaign = known[given.name]
     numbers = _numbers(given.n or campaign.rounds, given.only)
     try:
