@@ -12,20 +12,19 @@ from tests.torture.campaign import Campaign, Impossible, run
 
 
 def campaigns() -> dict[str, Campaign]:
-    """Every module of this package that has a CAMPAIGN, by name."""
+    """Every campaign of every module of this package, by name."""
     found: dict[str, Campaign] = {}
     for module in pkgutil.iter_modules(torture.__path__):
         if module.name != "__main__":
             loaded = importlib.import_module(f"{torture.__name__}.{module.name}")
-            campaign = getattr(loaded, "CAMPAIGN", None)
-            if isinstance(campaign, Campaign):
-                found[campaign.name] = campaign
+            own = (each for each in vars(loaded).values() if isinstance(each, Campaign))
+            found |= {campaign.name: campaign for campaign in own}
     return found
 
 
 def main() -> int:
     known = campaigns()
-    listed = "\n".join(f"  {c.name:<10} {c.about} [{c.rounds}]" for c in known.values())
+    listed = "\n".join(f"  {c.name:<14} {c.about} [{c.rounds}]" for c in known.values())
     parser = argparse.ArgumentParser(
         prog="scripts/torture", description=__doc__, epilog=f"campaigns [rounds]:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
