@@ -1,4 +1,4 @@
-"""A fixed share of the fuzzing campaigns: `scripts/torture fuzz-index` and its like run them all."""
+"""A fixed share of the fuzzing campaigns; `scripts/torture` runs them in full."""
 
 from __future__ import annotations
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import segdl
 from segdl.core.errors import ExitCode
 from segdl.core.journal import unseal
+from segdl.core.manifest import Target
 from segdl.core.plan import Layout, Place, Record, Segment, fits
 from segdl.edges.index import NAME as INDEX
 from segdl.edges.index import read_index
 from segdl.edges.parts import Part, part_name
+from segdl.engine.task import goes_on
 from tests.faults import Answer, FaultServer, Seen, Wire, faults
-from tests.orders import NAME, PATH, SEGMENT, SIZE, Case, Proof, made
+from tests.orders import PATH, SEGMENT, SIZE, Case, Proof, made
 from tests.torture.campaign import Campaign, Figures, Round
 from tests.torture.fuzz import BATCH, SLOWEST, Watch, mutated, told
 
@@ -32,16 +36,17 @@ def fuzz_index(given: Round) -> Figures:
         case = Case(server, given.folder)
         work = _half_way(case)
         index, other = (work / INDEX).read_bytes(), _foreign_index(server, given.folder / "other")
+        (target,) = segdl.load(case.manifest()).targets
         sealed = set(index.splitlines()) | set(other.splitlines())
         assert (
-            sum(r.stop - r.start for r in _believed(work)) > SIZE // 2
+            sum(r.stop - r.start for r in _believed(work, target)) > SIZE // 2
         )  # so there is what to lose
         for number in range(BATCH):
             worse = mutated(chance, index, other)
             (work / INDEX).write_bytes(worse)
             assert all(line in sealed for line in worse.split(b"\n") if unseal(line) is not None)
-            with watch:
-                for record in _believed(work):
+            with watch, _wounded(chance, work):
+                for record in _believed(work, target):
                     believed[record.place] += 1
                     _check_bytes(work, record)
             if number % (BATCH // RUNS) == 0:
@@ -82,15 +87,15 @@ def _foreign_index(server: FaultServer, folder: Path) -> bytes:
     return (work / INDEX).read_bytes()
 
 
-def _believed(work: Path) -> Iterator[Record]:
-    """The records that segdl goes on from, as it does: by what the index says, and the bytes."""
+def _believed(work: Path, target: Target) -> Iterator[Record]:
+    """The records that segdl goes on from, as it does: by its target, the index, and the bytes."""
     folder = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
     try:
         contents = read_index(folder)
     finally:
         os.close(folder)
     heading = contents.heading
-    if heading is None or heading.size is None:
+    if heading is None or heading.size is None or not goes_on(target, target.urls, heading):
         return
     layout = Layout(heading.size, heading.segment_size)
     for record in (*contents.records.values(), *contents.live_tails()):
@@ -100,6 +105,20 @@ def _believed(work: Path) -> Iterator[Record]:
 
 def _file_of(work: Path, record: Record) -> Path:
     return work / ("front" if record.place is Place.FRONT else part_name(record.number))
+
+
+@contextmanager
+def _wounded(chance: random.Random, work: Path) -> Iterator[None]:
+    """Now and then a byte of a part or of the merged file is another one."""
+    part = chance.choice(sorted(work.iterdir()))
+    if part.name == INDEX or chance.random() < 0.7:
+        yield
+        return
+    whole = bytearray(part.read_bytes())
+    at = chance.randrange(len(whole))
+    part.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    yield
+    part.write_bytes(whole)
 
 
 def _recovered(work: Path, layout: Layout, record: Record) -> bool:
