@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import re
 import resource
 import string
 from pathlib import Path
@@ -27,6 +28,7 @@ TOKENS = [
     *(b"http://[::1", b"http://a:99999/", b"http://u:p@h/", b"${SEGDL_VAR_TOKEN}", b"${HOME}", b"${"),
     *(b"segdl: 2\n", b"files:\n", b"path: ", b"size: ", b"slice: {", b"pieces: {", b"hash: {sha256: "),
 ]  # fmt: skip
+WORD = re.compile(rb'"[^"\n]*"|[^\s{}\[\],:<>"]+')
 MOST_MEMORY = 128 * 1024  # KiB, of a thousand
 LARGEST_REPEAT = 300_000  # bytes
 
@@ -36,7 +38,11 @@ def fuzz_manifest(given: Round) -> Figures:
     chance, watch, valid = given.chance, Watch(), 0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(BATCH):
-        data = mutated(chance, chance.choice(SAMPLES), chance.choice(SAMPLES), TOKENS)
+        data = chance.choice(SAMPLES)
+        if chance.random() < 0.5:
+            data = _revalued(chance, data)
+        if chance.random() < 0.8:
+            data = mutated(chance, data, chance.choice(SAMPLES), TOKENS)
         if chance.random() < 0.01:
             data = _repeated(chance, data)
         try:
@@ -52,6 +58,12 @@ def fuzz_manifest(given: Round) -> Figures:
     assert grown < MOST_MEMORY
     return {"mutations": BATCH, "valid": valid, "most seconds": watch.slowest,
             "most MiB grown": grown / 1024}  # fmt: skip
+
+
+def _revalued(chance: random.Random, data: bytes) -> bytes:
+    """A word, a number or a quoted text in it is another one, so that all around it holds."""
+    found = chance.choice(list(WORD.finditer(data)))
+    return data[: found.start()] + chance.choice(TOKENS) + data[found.end() :]
 
 
 def _repeated(chance: random.Random, data: bytes) -> bytes:
