@@ -98,6 +98,7 @@ class Machine(RuleBasedStateMachine):
             longer = longer // SEGMENT * SEGMENT + number
         data = made(SIZE + longer, number)
         self.versions.append(data)
+        self.allow()
         return data
 
     def put(self, data: bytes) -> None:
@@ -112,6 +113,10 @@ class Machine(RuleBasedStateMachine):
         query = QUERY.replace(CANARY, f"{CANARY}{self.links:04d}")
         self.case.put(data, proof=self.proof, sized=self.sized, query=query)
         self.put(data)
+        self.allow()
+
+    def allow(self) -> None:
+        """What the final name may hold by now, beside nothing."""
         self.case.may_hold(NAME, *(self.asked if self.proof is Proof.DIGEST else self.versions))
 
     @rule()
@@ -151,7 +156,6 @@ class Machine(RuleBasedStateMachine):
         """Another version is there from a request on."""
         self.clean = False
         data = self.new_version(longer)
-        self.case.may_hold(NAME, *(self.asked if self.proof is Proof.DIGEST else self.versions))
         etag = 'W/"weak"' if self.proof is Proof.NOTHING else None
         self.run(faults.replaced(data, etag), range(first, 10_000), connections=connections)
         self.put(data)
