@@ -1,7 +1,7 @@
 """Promise 11 while somebody swaps folders for links, again and again, under a segdl at work.
 
 Every folder and every file of segdl's own is exchanged for a link that leads outside, in one step
-of the kernel, for some milliseconds each; also the output directory itself, once segdl has opened it.
+of the kernel, for some milliseconds; so is the output directory itself, once segdl has opened it.
 Nothing outside is touched, nothing unexpected is raised, and an honest run finishes afterwards.
 """
 
