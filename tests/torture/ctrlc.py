@@ -34,12 +34,12 @@ BY_SIGNAL = -signal.SIGINT  # of which a shell says 130
 def ctrl_c(given: Round) -> Figures:
     """One order, one Ctrl-C."""
     chance = given.chance
-    delay = chance.uniform(0.0, chance.choice((0.01, 0.3, LONGEST)))
+    delay = chance.uniform(0.0, chance.choice((0.01, 0.3, LONGEST, LONGEST, LONGEST)))
     with FaultServer() as server:
         case = Case(server, given.folder)
         for number, proof in enumerate(Proof):
             case.put(made(SIZE, number), f"/{number}.7z", proof=proof)
-        server.script(EVERY_PATH, faults.trickle(300_000))
+        server.script(EVERY_PATH, faults.trickle(400_000))
         code, seconds = _interrupted(case, delay)
         assert code in (0, 130, BY_SIGNAL), code
         assert seconds < WITHIN, seconds
@@ -53,10 +53,10 @@ def ctrl_c(given: Round) -> Figures:
 
 def _interrupted(case: Case, delay: float) -> tuple[int, float]:
     """Its exit code, and the seconds from the signal to the end. Nothing is left of it."""
-    command: list[str | Path] = [sys.executable, "-c", COMMAND, "get", case.manifest(), "-o", case.out,
-               "--segment-size", "64KiB", "--progress", "plain"]  # fmt: skip
+    words: list[str | Path] = ["get", case.manifest(), "-o", case.out, "--segment-size", "64KiB"]
     process = subprocess.Popen(
-        command, cwd=case.folder, env=environment(case.folder), start_new_session=True,
+        [sys.executable, "-c", COMMAND, *words], cwd=case.folder, env=environment(case.folder),
+        start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
@@ -78,8 +78,8 @@ def _interrupted(case: Case, delay: float) -> tuple[int, float]:
 
 
 def _wait_for_segdl(pid: int) -> None:
-    """Until Python's own Ctrl-C, a traceback, is over: it has it for its start, and to find segdl."""
-    deadline = time.monotonic() + 0.2
+    """Until Ctrl-C is no more what Python makes of it while it starts, and looks for segdl."""
+    deadline = time.monotonic() + 0.05
     while time.monotonic() < deadline:
         found = CAUGHT.search(Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
         if found and not int(found[1], 16) & 1 << signal.SIGINT - 1:
