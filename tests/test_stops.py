@@ -63,14 +63,14 @@ import os, signal, sys
 
 class Finder:
     def find_spec(name, path, target=None):
-        if name == sys.argv[1]:
+        if name == wanted:
             os.kill(os.getpid(), signal.SIGINT)
 
+wanted = sys.argv.pop()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.meta_path.insert(0, Finder)
 from segdl.cli import main
-sys.argv[1:] = sys.argv[1:2] + ["get", "order.json"]
-del sys.argv[0]
+sys.argv += ["get", "order.json"]
 sys.exit(main())
 """
 
