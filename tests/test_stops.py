@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import environment
+
 GIB = 1024**3
 SIZE = 60 * GIB  # sparse: nothing of it is on the disk, and hashing it takes half a minute
 
@@ -80,7 +82,7 @@ def test_ctrl_c_while_segdl_is_imported(order: Path, module: str) -> None:
     """No traceback, whatever it is at; a shell says 130 of either end."""
     ended = subprocess.run(
         [sys.executable, "-c", COMMAND, module], cwd=order.parent, capture_output=True, text=True,
-        timeout=20, check=False,
+        env=environment(order.parent), timeout=20, check=False,
     )  # fmt: skip
     assert ended.returncode in (130, -signal.SIGINT)
     assert "Traceback" not in ended.stderr
