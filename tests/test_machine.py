@@ -19,13 +19,12 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import segdl
 from segdl.core.errors import ExitCode
-from segdl.core.events import Event
 from tests.canary import CANARY
-from tests.faults import EVERY_PATH, Fault, FaultServer, faults
+from tests.faults import EVERY_PATH, Answer, Fault, FaultServer, Seen, Wire, faults
 from tests.orders import NAME, PATH, QUERY, SEGMENT, SIZE, Case, Proof, Run, made, until
 from tests.test_resume import INDEXES, WOUNDS, Child, wound
 
@@ -60,6 +59,11 @@ FAULTS: dict[str, Fault] = {  # none of them could be taken for the object
     "connections closed": faults.connection_close(),
 }
 CONNECTIONS = st.sampled_from([1, 4])
+
+
+FIRST = st.integers(1, 6)  # the request that something happens in
+under_way = precondition(lambda self: not self.case.final().exists())
+held = precondition(lambda self: bool(self.work("index.jsonl")))
 
 
 class Machine(RuleBasedStateMachine):
@@ -119,6 +123,12 @@ class Machine(RuleBasedStateMachine):
         """What the final name may hold by now, beside nothing."""
         self.case.may_hold(NAME, *(self.asked if self.proof is Proof.DIGEST else self.versions))
 
+    @precondition(lambda self: self.case.final().exists())
+    @rule()
+    def move_away(self) -> None:
+        """What is delivered is wanted again."""
+        self.case.final().unlink()
+
     @rule()
     def expire(self) -> None:
         self.served_at += 1
@@ -137,13 +147,20 @@ class Machine(RuleBasedStateMachine):
             assert run.held + self.server.sent() == len(self.versions[-1])
             self.case.check_delivered()
 
-    @rule(name=st.sampled_from(sorted(FAULTS)), first=st.integers(1, 6), last=st.booleans(),
-          connections=CONNECTIONS)  # fmt: skip
-    def faulty(self, name: str, first: int, last: bool, connections: int) -> None:
-        """A fault from a request on, or in that one alone."""
-        on = range(first, first + 1 if last else 10_000)
-        self.run(FAULTS[name], on, connections=connections)
+    @under_way
+    @rule(name=st.sampled_from(sorted(FAULTS)), first=FIRST, connections=CONNECTIONS,
+          then=st.sampled_from(["honest", "the same", "nothing"]))  # fmt: skip
+    def faulty(self, name: str, first: int, then: str, connections: int) -> None:
+        """A fault in one request, and what comes after it."""
+        after = {"honest": faults.honest(), "the same": FAULTS[name], "nothing": faults.hang_up()}
 
+        def fault(wire: Wire, request: Seen, answer: Answer) -> Answer | None:
+            chosen = FAULTS[name] if request.number == first else after[then]
+            return chosen(wire, request, answer)
+
+        self.run(fault, range(first, 10_000), connections=connections)
+
+    @under_way
     @rule(at=SOMEWHERE)
     def flipped(self, at: int) -> None:
         """A bit is wrong in every answer, where a digest will tell."""
@@ -151,7 +168,8 @@ class Machine(RuleBasedStateMachine):
             self.clean = False
             self.run(faults.flip_bit(at))
 
-    @rule(first=st.integers(1, 6), longer=st.sampled_from([0, 1]), connections=CONNECTIONS)
+    @under_way
+    @rule(first=FIRST, longer=st.sampled_from([0, 1]), connections=CONNECTIONS)
     def replaced_meanwhile(self, first: int, longer: int, connections: int) -> None:
         """Another version is there from a request on."""
         self.clean = False
@@ -160,18 +178,19 @@ class Machine(RuleBasedStateMachine):
         self.run(faults.replaced(data, etag), range(first, 10_000), connections=connections)
         self.put(data)
 
-    @rule(events=st.integers(0, 12), connections=CONNECTIONS)
-    def stopped(self, events: int, connections: int) -> None:
-        """Cancelled at an event."""
-        control, left = segdl.Control(), [events]
+    @under_way
+    @rule(first=FIRST, count=st.integers(0, SEGMENT), connections=CONNECTIONS)
+    def stopped(self, first: int, count: int, connections: int) -> None:
+        """Cancelled in the middle of an answer."""
+        control = segdl.Control()
 
-        def stop(event: Event) -> None:
-            left[0] -= 1
-            if left[0] < 0:
-                control.cancel()
+        def stop(wire: Wire, request: Seen, answer: Answer) -> None:
+            faults.cut(count)(wire, request, answer)
+            control.cancel()
 
-        self.run(None, control=control, listener=stop, connections=connections)
+        self.run(stop, range(first, 10_000), control=control, connections=connections)
 
+    @under_way
     @rule(count=SOMEWHERE, connections=CONNECTIONS)
     def killed(self, count: int, connections: int) -> None:
         """kill -9 once that many bytes were sent, or at its end."""
@@ -188,6 +207,7 @@ class Machine(RuleBasedStateMachine):
             child.wait()
         self.server.until(lambda: self.server.open == 0)
 
+    @under_way
     @rule(limit=st.integers(20_000, SIZE), connections=CONNECTIONS)
     def no_room(self, limit: int, connections: int) -> None:
         """No file may grow beyond that: as on a disk that is full, writes come short or fail."""
@@ -209,12 +229,14 @@ class Machine(RuleBasedStateMachine):
 
     # -- damage ------------------------------------------------------------------------------------
 
+    @held
     @rule(how=st.sampled_from(sorted(INDEXES)))
     def damaged_index(self, how: str) -> None:
         for index in self.work("index.jsonl"):
             self.clean = False
             wound(index, INDEXES[how][0])
 
+    @held
     @rule(at=SOMEWHERE, bit=st.integers(0, 7))
     def flipped_index(self, at: int, bit: int) -> None:
         for index in self.work("index.jsonl"):
@@ -224,6 +246,7 @@ class Machine(RuleBasedStateMachine):
                 data[at % len(data)] ^= 1 << bit
                 index.write_bytes(data)
 
+    @held
     @rule(how=st.sampled_from(sorted(WOUNDS)), number=st.integers(0, 5))
     def damaged_part(self, how: str, number: int) -> None:
         parts = [*self.work("front"), *self.work("*.part")]
