@@ -12,10 +12,11 @@ import os
 import resource
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -61,8 +62,26 @@ FAULTS: dict[str, Fault] = {  # none of them could be taken for the object
 CONNECTIONS = st.sampled_from([1, 4])
 
 
+Step = TypeVar("Step", bound=Callable[..., None])
+
+
+def told(step: Step) -> Step:
+    """A step of the story that a failure is told with: by its timing it may not come twice."""
+
+    @wraps(step)
+    def tells(self: Machine, **given: Any) -> None:
+        self.story.append(f"{step.__name__}({given})")
+        try:
+            step(self, **given)
+        except BaseException as error:
+            error.add_note("\n".join(("the story:", *self.story)))
+            raise
+
+    return cast(Step, tells)
+
+
 FIRST = st.integers(1, 6)  # the request that something happens in
-under_way = precondition(lambda self: not self.case.final().exists())
+links_hold = precondition(lambda self: self.fresh)
 held = precondition(lambda self: bool(self.work("index.jsonl")))
 
 
@@ -76,6 +95,7 @@ class Machine(RuleBasedStateMachine):
         folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
         self.case = Case(self.server, folder)
         self.proof, self.sized = Proof.NOTHING, True
+        self.story: list[str] = []
         self.versions: list[bytes] = []  # all that were ever served
         self.asked: list[bytes] = []  # all that a manifest ever described
         self.served_at = self.links = 0  # the links' generation: what is refused, what is asked
@@ -84,16 +104,29 @@ class Machine(RuleBasedStateMachine):
     @initialize(proof=st.sampled_from(Proof), sized=st.booleans())
     def order(self, proof: Proof, sized: bool) -> None:
         self.proof, self.sized = proof, sized
-        self.replace(longer=0, told=True)
+        self.story.append(f"{proof}, {'sized' if sized else 'of unknown size'}")
+        self.put(self.new_version(0))
+        self.tell()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the manifest's links hold."""
+        return self.links == self.served_at
+
+    @property
+    def known(self) -> bool:
+        """Whether the manifest is of what is there."""
+        return self.asked[-1] == self.versions[-1]
 
     # -- the object and its links ------------------------------------------------------------------
 
     @rule(longer=st.sampled_from([0, 0, 1, SEGMENT, -SEGMENT]), told=st.booleans())
+    @told
     def replace(self, longer: int, told: bool) -> None:
         """Another version is there; the manifest is told at once, or later."""
         self.put(self.new_version(longer))
-        self.clean = len(self.versions) == 1
-        if told or not self.asked:
+        self.clean = False
+        if told:
             self.tell()
 
     def new_version(self, longer: int) -> bytes:
@@ -108,7 +141,9 @@ class Machine(RuleBasedStateMachine):
     def put(self, data: bytes) -> None:
         self.server.put(PATH, data, etag=None if self.proof is not Proof.NOTHING else 'W/"weak"')
 
+    @precondition(lambda self: not (self.fresh and self.known))
     @rule()
+    @told
     def tell(self) -> None:
         """A fresh manifest: of what is there, with links that hold."""
         self.links = self.served_at
@@ -123,35 +158,35 @@ class Machine(RuleBasedStateMachine):
         """What the final name may hold by now, beside nothing."""
         self.case.may_hold(NAME, *(self.asked if self.proof is Proof.DIGEST else self.versions))
 
-    @precondition(lambda self: self.case.final().exists())
+    @held
+    @precondition(lambda self: self.fresh)
     @rule()
-    def move_away(self) -> None:
-        """What is delivered is wanted again."""
-        self.case.final().unlink()
-
-    @rule()
+    @told
     def expire(self) -> None:
         self.served_at += 1
 
     # -- runs --------------------------------------------------------------------------------------
 
     @rule(connections=CONNECTIONS, overwrite=st.booleans())
+    @told
     def honest(self, connections: int, overwrite: bool) -> None:
         """It finishes if the manifest is of what is there, and fetches what is not held."""
         delivered = self.case.final().exists()
         run = self.run(None, connections=connections, overwrite=overwrite)
-        known = self.asked[-1] == self.versions[-1] and self.links == self.served_at
-        if known and (overwrite or not delivered):
+        due = self.known and self.fresh
+        if due and (overwrite or not delivered):
             assert run.code is ExitCode.DONE, run.report
-        if known and self.clean and not delivered:
+        if due and self.clean and not delivered:
             assert run.held + self.server.sent() == len(self.versions[-1])
             self.case.check_delivered()
 
-    @under_way
+    @links_hold
     @rule(name=st.sampled_from(sorted(FAULTS)), first=FIRST, connections=CONNECTIONS,
           then=st.sampled_from(["honest", "the same", "nothing"]))  # fmt: skip
+    @told
     def faulty(self, name: str, first: int, then: str, connections: int) -> None:
         """A fault in one request, and what comes after it."""
+        self.wanted_again()
         after = {"honest": faults.honest(), "the same": FAULTS[name], "nothing": faults.hang_up()}
 
         def fault(wire: Wire, request: Seen, answer: Answer) -> Answer | None:
@@ -160,28 +195,34 @@ class Machine(RuleBasedStateMachine):
 
         self.run(fault, range(first, 10_000), connections=connections)
 
-    @under_way
+    @links_hold
     @rule(at=SOMEWHERE)
+    @told
     def flipped(self, at: int) -> None:
         """A bit is wrong in every answer, where a digest will tell."""
         if self.proof is Proof.DIGEST:
+            self.wanted_again()
             self.clean = False
             self.run(faults.flip_bit(at))
 
-    @under_way
+    @links_hold
     @rule(first=FIRST, longer=st.sampled_from([0, 1]), connections=CONNECTIONS)
+    @told
     def replaced_meanwhile(self, first: int, longer: int, connections: int) -> None:
         """Another version is there from a request on."""
+        self.wanted_again()
         self.clean = False
         data = self.new_version(longer)
         etag = 'W/"weak"' if self.proof is Proof.NOTHING else None
         self.run(faults.replaced(data, etag), range(first, 10_000), connections=connections)
         self.put(data)
 
-    @under_way
+    @links_hold
     @rule(first=FIRST, count=st.integers(0, SEGMENT), connections=CONNECTIONS)
+    @told
     def stopped(self, first: int, count: int, connections: int) -> None:
         """Cancelled in the middle of an answer."""
+        self.wanted_again()
         control = segdl.Control()
 
         def stop(wire: Wire, request: Seen, answer: Answer) -> None:
@@ -190,10 +231,12 @@ class Machine(RuleBasedStateMachine):
 
         self.run(stop, range(first, 10_000), control=control, connections=connections)
 
-    @under_way
+    @links_hold
     @rule(count=SOMEWHERE, connections=CONNECTIONS)
+    @told
     def killed(self, count: int, connections: int) -> None:
         """kill -9 once that many bytes were sent, or at its end."""
+        self.wanted_again()
         self.script(faults.trickle(2e6))
         options: dict[str, Any] = {
             "segment_size": SEGMENT,
@@ -207,16 +250,22 @@ class Machine(RuleBasedStateMachine):
             child.wait()
         self.server.until(lambda: self.server.open == 0)
 
-    @under_way
+    @links_hold
     @rule(limit=st.integers(20_000, SIZE), connections=CONNECTIONS)
+    @told
     def no_room(self, limit: int, connections: int) -> None:
         """No file may grow beyond that: as on a disk that is full, writes come short or fail."""
+        self.wanted_again()
         with limited_files(limit):
             self.run(None, connections=connections)
 
     def run(self, fault: Fault | None, on: range = range(1, 10_000), **options: Any) -> Run:
         self.script(fault, on)
         return self.case.run(**options)
+
+    def wanted_again(self) -> None:
+        """Whoever had it moved it away: there is something to do."""
+        self.case.final().unlink(missing_ok=True)
 
     def script(self, fault: Fault | None, on: range = range(1, 10_000)) -> None:
         """What the server does from now on; links that ended are refused whatever it does."""
@@ -231,6 +280,7 @@ class Machine(RuleBasedStateMachine):
 
     @held
     @rule(how=st.sampled_from(sorted(INDEXES)))
+    @told
     def damaged_index(self, how: str) -> None:
         for index in self.work("index.jsonl"):
             self.clean = False
@@ -238,6 +288,7 @@ class Machine(RuleBasedStateMachine):
 
     @held
     @rule(at=SOMEWHERE, bit=st.integers(0, 7))
+    @told
     def flipped_index(self, at: int, bit: int) -> None:
         for index in self.work("index.jsonl"):
             data = bytearray(index.read_bytes())
@@ -248,6 +299,7 @@ class Machine(RuleBasedStateMachine):
 
     @held
     @rule(how=st.sampled_from(sorted(WOUNDS)), number=st.integers(0, 5))
+    @told
     def damaged_part(self, how: str, number: int) -> None:
         parts = [*self.work("front"), *self.work("*.part")]
         if parts:
@@ -295,7 +347,7 @@ def limited_files(limit: int) -> Iterator[None]:
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(
-    max_examples=int(EXAMPLES or 25),
+    max_examples=int(EXAMPLES or 20),
     stateful_step_count=12,
     deadline=None,
     derandomize=not EXAMPLES,
