@@ -81,8 +81,9 @@ def told(step: Step) -> Step:
 
 
 FIRST = st.integers(1, 6)  # the request that something happens in
+# Preconditions look at no file: what is there depends on timing, and Hypothesis has to be told the
+# same story twice.
 links_hold = precondition(lambda self: self.fresh)
-held = precondition(lambda self: bool(self.work("index.jsonl")))
 
 
 class Machine(RuleBasedStateMachine):
@@ -158,7 +159,6 @@ class Machine(RuleBasedStateMachine):
         """What the final name may hold by now, beside nothing."""
         self.case.may_hold(NAME, *(self.asked if self.proof is Proof.DIGEST else self.versions))
 
-    @held
     @precondition(lambda self: self.fresh)
     @rule()
     @told
@@ -261,7 +261,7 @@ class Machine(RuleBasedStateMachine):
 
     def run(self, fault: Fault | None, on: range = range(1, 10_000), **options: Any) -> Run:
         self.script(fault, on)
-        return self.case.run(**options)
+        return self.case.run(timeout=5.0, **options)  # nothing here waits: no false stall
 
     def wanted_again(self) -> None:
         """Whoever had it moved it away: there is something to do."""
@@ -278,7 +278,6 @@ class Machine(RuleBasedStateMachine):
 
     # -- damage ------------------------------------------------------------------------------------
 
-    @held
     @rule(how=st.sampled_from(sorted(INDEXES)))
     @told
     def damaged_index(self, how: str) -> None:
@@ -286,7 +285,6 @@ class Machine(RuleBasedStateMachine):
             self.clean = False
             wound(index, INDEXES[how][0])
 
-    @held
     @rule(at=SOMEWHERE, bit=st.integers(0, 7))
     @told
     def flipped_index(self, at: int, bit: int) -> None:
@@ -297,7 +295,6 @@ class Machine(RuleBasedStateMachine):
                 data[at % len(data)] ^= 1 << bit
                 index.write_bytes(data)
 
-    @held
     @rule(how=st.sampled_from(sorted(WOUNDS)), number=st.integers(0, 5))
     @told
     def damaged_part(self, how: str, number: int) -> None:
