@@ -281,6 +281,7 @@ class Machine(RuleBasedStateMachine):
     @rule(how=st.sampled_from(sorted(INDEXES)))
     @told
     def damaged_index(self, how: str) -> None:
+        self.half()
         for index in self.work("index.jsonl"):
             self.clean = False
             wound(index, INDEXES[how][0])
@@ -288,6 +289,7 @@ class Machine(RuleBasedStateMachine):
     @rule(at=SOMEWHERE, bit=st.integers(0, 7))
     @told
     def flipped_index(self, at: int, bit: int) -> None:
+        self.half()
         for index in self.work("index.jsonl"):
             data = bytearray(index.read_bytes())
             if data:
@@ -298,12 +300,19 @@ class Machine(RuleBasedStateMachine):
     @rule(how=st.sampled_from(sorted(WOUNDS)), number=st.integers(0, 5))
     @told
     def damaged_part(self, how: str, number: int) -> None:
+        self.half()
         parts = [*self.work("front"), *self.work("*.part")]
         if parts:
             part = parts[number % len(parts)]
             if part.stat().st_size > 20_000:  # the wounds ask for as much
                 self.clean = False
                 wound(part, WOUNDS[how])
+
+    def half(self) -> None:
+        """Something to damage: if there is nothing, all but a few segments."""
+        if self.fresh and not self.work("index.jsonl"):
+            self.wanted_again()
+            self.run(faults.hang_up(), range(4, 10_000), connections=1)
 
     def work(self, pattern: str) -> list[Path]:
         return sorted((self.case.out / ".segdl" / "work").glob(f"*/{pattern}"))
