@@ -10,11 +10,15 @@ Public names are loaded at first use, so that `segdl --version` costs nothing.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from segdl.version import VERSION as __version__  # noqa: N811
 
+TYPE_CHECKING = (
+    False  # as type checkers know it: to import `typing` takes longer than all else here
+)
 if TYPE_CHECKING:
+    from typing import Any
+
     from segdl.core.errors import (
         ContentError,
         DigestError,

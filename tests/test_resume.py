@@ -107,6 +107,9 @@ class Child:
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
     def wait(self) -> int:
         """Its exit code. What it says is checked for secrets."""
         out, self.said = self._process.communicate(timeout=30)

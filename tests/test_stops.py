@@ -1,4 +1,4 @@
-"""Signals while a large file is being hashed: the work ends within two seconds."""
+"""Signals while segdl starts, and while it hashes a large file: it ends within two seconds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tests.commands import environment
 
 GIB = 1024**3
 SIZE = 60 * GIB  # sparse: nothing of it is on the disk, and hashing it takes half a minute
@@ -56,3 +58,31 @@ def until_it_reads(process: subprocess.Popen[bytes]) -> None:
             return
         time.sleep(0.01)
     raise AssertionError("it never began to hash")
+
+
+COMMAND = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(name, path, target=None):
+        if name == wanted:
+            os.kill(os.getpid(), signal.SIGINT)
+
+wanted = sys.argv.pop()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder)
+from segdl.cli import main
+sys.argv += ["get", "order.json"]
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("module", ["segdl.cli.shell", "segdl.core.errors", "segdl.cli.get"])
+def test_ctrl_c_while_segdl_is_imported(order: Path, module: str) -> None:
+    """No traceback, whatever it is at; a shell says 130 of either end."""
+    ended = subprocess.run(
+        [sys.executable, "-c", COMMAND, module], cwd=order.parent, capture_output=True, text=True,
+        env=environment(order.parent), timeout=20, check=False,
+    )  # fmt: skip
+    assert ended.returncode in (130, -signal.SIGINT)
+    assert "Traceback" not in ended.stderr

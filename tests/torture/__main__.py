@@ -15,13 +15,13 @@ from tests.torture.campaign import Campaign, Impossible, run
 
 
 def campaigns() -> dict[str, Campaign]:
-    """What the modules of this package have as CAMPAIGN, or several as CAMPAIGNS, by name."""
+    """Every campaign of every module of this package, by name."""
     found: dict[str, Campaign] = {}
     for module in pkgutil.iter_modules(torture.__path__):
         if module.name != "__main__":
             loaded = importlib.import_module(f"{torture.__name__}.{module.name}")
-            several = getattr(loaded, "CAMPAIGNS", (getattr(loaded, "CAMPAIGN", None),))
-            found |= {each.name: each for each in several if isinstance(each, Campaign)}
+            own = (each for each in vars(loaded).values() if isinstance(each, Campaign))
+            found |= {campaign.name: campaign for campaign in own}
     return found
 
 
@@ -33,7 +33,7 @@ def _numbers(rounds: int | None, only: int | None) -> Iterable[int]:
 
 def main() -> int:
     known = campaigns()
-    listed = "\n".join(f"  {c.name:<10} {c.about} [{c.rounds or 'all'}]" for c in known.values())
+    listed = "\n".join(f"  {c.name:<14} {c.about} [{c.rounds or 'all'}]" for c in known.values())
     parser = argparse.ArgumentParser(
         prog="scripts/torture", description=__doc__, epilog=f"campaigns [rounds]:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

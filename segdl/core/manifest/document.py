@@ -81,16 +81,16 @@ class FullError(Exception):
 
 @dataclass(slots=True)
 class Log:
-    """The problems of one manifest as they are found: a thousand kept, all counted."""
+    """The problems of one manifest as they are found: a thousand kept, ten thousand counted."""
 
     kept: list[Problem] = field(default_factory=list)
     count: int = 0
 
     LISTED = 1_000
-    COUNTED = 100_000
+    COUNTED = 10_000
 
     def note(self, problem: Problem) -> None:
-        """Raises FullError at the hundred-thousandth."""
+        """Raises FullError at the ten-thousandth."""
         if self.count < self.LISTED:
             self.kept.append(problem)
         self.count += 1
