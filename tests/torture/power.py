@@ -344,4 +344,5 @@ def _campaign(kind: FileSystem) -> Campaign:
     return Campaign(f"power-{kind.name}", about, 500, partial(_round, kind), _told)
 
 
-CAMPAIGNS = (_campaign(EXT4), _campaign(XFS))
+ON_EXT4 = _campaign(EXT4)
+ON_XFS = _campaign(XFS)
