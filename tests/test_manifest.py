@@ -989,3 +989,22 @@ def test_nothing_is_imported_before_it_is_needed() -> None:
         [sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == ""
+
+
+FAULTY = '{"path": "a"},\n' * 12_000  # more than are counted, each of a key that is nowhere
+BROKEN_LATER = {
+    "YAML": "segdl: 1\nfiles:\n" + "  - {path: a}\n" * 12_000 + "broken\n",
+    "JSON": '{"segdl": 1, "files": [' + FAULTY + '"\\x", ]]]}',
+    "JSON, a key": '{"segdl": 1, "files": [' + FAULTY + '{"\\x": 1}',
+    "Metalink": '<metalink xmlns="urn:ietf:params:xml:ns:metalink">'
+    + '<file name=".."><url>http://h/a</url></file>\n' * 12_000
+    + "<broken",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN_LATER.values(), ids=list(BROKEN_LATER))
+def test_what_is_broken_behind_too_many_faults(text: str) -> None:
+    """The reading ends at the ten-thousandth: nobody has seen what follows."""
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(text.encode(), "order", environment={})
+    assert 1 <= len(caught.value.faults) <= 1001

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 from segdl.core.errors import Fault
-from segdl.core.manifest.document import Log, Path, Place, Problem
+from segdl.core.manifest.document import BrokenError, Log, Path, Place, Problem
 from segdl.core.manifest.wording import printable, shown
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
@@ -53,11 +54,12 @@ def _lines(log: Log, places: Callable[[], Iterable[Place]]) -> Mapping[Path, int
     spoken |= {p.other for p in log.kept if p.other is not None}
     wanted = {path[:n] for path in spoken for n in range(len(path) + 1)}
     lines: dict[Path, int] = {}
-    for place in places() if wanted else ():
-        if place.path in wanted:
-            lines.setdefault(place.path, place.line)
-            if len(lines) == len(wanted):
-                break
+    with suppress(BrokenError):  # too many faults end the reading before what follows is looked at
+        for place in places() if wanted else ():
+            if place.path in wanted:
+                lines.setdefault(place.path, place.line)
+                if len(lines) == len(wanted):
+                    break
     return lines
 
 

@@ -66,7 +66,7 @@ def places_of(tokens: Iterable[Token]) -> Iterator[Place]:
     levels: list[_Level] = []
     for bone, text, line, problem in tokens:
         if bone is Bone.END:
-            levels.pop()
+            del levels[-1:]  # in a part that nobody has read, there may be too many
             continue
         level = levels[-1] if levels else None
         is_key = level is not None and level.mapping and level.at_key

@@ -78,7 +78,7 @@ def _pairs(window: Window, entry: Entry) -> Iterator[tuple[str, object]]:
 
 
 def places(data: bytes) -> Iterator[Place]:
-    """Every place of a text that could be read."""
+    """Every place of a text, as far as it can be read."""
     return places_of(_tokens(data))
 
 
@@ -91,5 +91,12 @@ def _tokens(data: bytes) -> Iterator[Token]:
         if quoted is None:
             yield Token(_BONES.get(found[0], Bone.TEXT), "", line)
         else:
-            text = json.loads(found[0]) if b"\\" in quoted else quoted.decode()
-            yield Token(Bone.TEXT, text, line)
+            yield Token(Bone.TEXT, _text(found[0], quoted), line)
+
+
+def _text(string: bytes, quoted: bytes) -> str:
+    """What a string says; nothing where it says nothing, in a part that nobody has read."""
+    try:
+        return str(json.loads(string)) if b"\\" in quoted else quoted.decode()
+    except ValueError:
+        return ""

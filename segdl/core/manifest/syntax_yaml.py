@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import yaml
 from yaml.events import (
@@ -48,9 +49,19 @@ def read(data: bytes, entry: Entry) -> Document:
             _line_at(data, odd.start()), f"holds {code}, a line end to some; remove it"
         )
     builder = _Builder(entry)
-    try:
+    with _translated(data):
         for event in _events(data):
             builder.take(event)
+    if builder.tree is None:
+        raise BrokenError(1, "holds nothing; expected `segdl: 1` and `files`")
+    return Document(builder.tree, builder.refused)
+
+
+@contextmanager
+def _translated(data: bytes) -> Iterator[None]:
+    """PyYAML's errors as BrokenError."""
+    try:
+        yield
     except yaml.reader.ReaderError as error:
         problem = f"holds the character {_code(error.character)}, which YAML does not allow"
         raise BrokenError(_line_at(data, error.position), problem) from None
@@ -58,14 +69,12 @@ def read(data: bytes, entry: Entry) -> Document:
         raise _syntax_error(error) from None
     except (yaml.YAMLError, ValueError, OverflowError):  # the pure loader's, on "\U99999999"
         raise BrokenError(1, "is not valid YAML") from None
-    if builder.tree is None:
-        raise BrokenError(1, "holds nothing; expected `segdl: 1` and `files`")
-    return Document(builder.tree, builder.refused)
 
 
 def places(data: bytes) -> Iterator[Place]:
-    """Every place of a text that could be read."""
-    return places_of(_tokens(data))
+    """Every place of a text, as far as it can be read. Raises BrokenError."""
+    with _translated(data):
+        yield from places_of(_tokens(data))
 
 
 class _Builder:
