@@ -87,9 +87,10 @@ class Plan:
         return sum(wanted.size for wanted in self.wanted)
 
     def again(self, ends: int) -> int:
-        """Bytes that so many ends may cost at most: a server without ranges gives all again."""
+        """Bytes that so many ends may cost at most. A server without ranges gives all again, and
+        once more, into the socket, when it is asked for the rest of what is held."""
         whole = sum(wanted.size for wanted in self.wanted if not wanted.ranged)
-        return ends * (self.connections * MIB + whole)
+        return ends * (self.connections * MIB + 2 * whole)
 
 
 # -- made up ---------------------------------------------------------------------------------------
