@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segdl.core.digests import digest
-from segdl.core.journal import read_lines, seal, unseal
+from segdl.core.journal import damaged_lines, read_lines, seal, unseal
 
 LINES: list[dict[str, Any]] = [
     {"kind": "pin", "etag": '"e"', "size": None},
@@ -47,6 +47,12 @@ def test_a_line_is_one_line_of_json(line: dict[str, Any]) -> None:
     assert text.count(b"\n") == 1 and text.endswith(b"}\n")
     assert text.isascii()
     assert json.loads(text).keys() == line.keys() | {"check"}
+
+
+def test_damaged_lines_are_counted() -> None:
+    """An empty line ends a torn one, and is no damage itself."""
+    assert damaged_lines(io.BytesIO(WHOLE)) == 0
+    assert damaged_lines(io.BytesIO(WHOLE + WHOLE[:20] + b"\n\n" + WHOLE + b"{}\n")) == 2
 
 
 def test_torn_at_every_byte() -> None:

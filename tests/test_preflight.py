@@ -340,6 +340,13 @@ def test_only_the_targets_whose_turn_comes_too_late_fail() -> None:
     assert [p.path for p in found.failing] == ["2", "3"]
 
 
+def test_what_will_not_be_fetched_takes_nobody_s_turn() -> None:
+    blocked = outset(good(ends=True), path="0", blocked=DiskError("read-only"))
+    terms = Terms(rate=1.5 * LASTS, at_once=1)
+    found = weighed(blocked, outset(good(ends=True), path="1"), terms=terms)
+    assert [p.path for p in found.failing] == ["0"]
+
+
 def test_a_mirror_that_is_good_longer_is_what_counts() -> None:
     links = (good(ends=True), good(host="two"))
     assert weighed(outset(links=links), terms=Terms(rate=1024)).exit_code == ExitCode.DONE
