@@ -13,9 +13,8 @@ from importlib import import_module
 
 from segdl.version import VERSION as __version__  # noqa: N811
 
-TYPE_CHECKING = (
-    False  # as type checkers know it: to import `typing` takes longer than all else here
-)
+# As type checkers know it: to import `typing` takes longer than all else here.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

@@ -14,6 +14,7 @@ import pytest
 
 import segdl
 from segdl.core import events
+from tests.test_api import kinds_of
 from tests.torture.planted import BUGS
 
 ROOT = Path(segdl.__file__).parent
@@ -161,8 +162,3 @@ def test_the_documentation_names_every_event_with_its_fields() -> None:
             own -= trouble
             assert "*trouble*" in rows[kind.event]
         assert own <= set(re.findall(r"`(\w+)`", rows[kind.event])), kind.event
-
-
-def kinds_of(root: type[events.Event]) -> list[type[events.Event]]:
-    below = root.__subclasses__()
-    return below + [kind for each in below for kind in kinds_of(each)]

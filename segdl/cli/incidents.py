@@ -34,18 +34,18 @@ class Incidents:
         """The line for an event, or None if it is no incident or was told a moment ago."""
         match event:
             case Retry() if self._new(event.target, event.cause):
-                again = f"again in {wording.span(event.wait)}"
-                return f"retry {event.target}: {_said(event.message, event.request_id)}, {again}"
+                said = wording.quoting(event.message, event.request_id)
+                return f"retry {event.target}: {said}, again in {wording.span(event.wait)}"
             case Throttled() if self._new(event.host, "throttled"):
                 again = f"asked again in {wording.span(event.wait)}"
                 return f"waiting for {printable(event.host)}: {printable(event.message)}, {again}"
             case MirrorLeft() if self._new(event.host, event.cause):
-                why = _said(event.message, event.request_id)
+                why = wording.quoting(event.message, event.request_id)
                 return f"left mirror {printable(event.host)} for {event.target}: {why}"
             case UrlExpiring() if self._new("", "expiring"):
                 return _expiring(event)
             case UrlExpired():
-                return f"expired {event.target}: {_said(event.message, event.request_id)}"
+                return f"expired {event.target}: {wording.quoting(event.message, event.request_id)}"
             case TargetResumed():
                 return f"resumed {event.target}"
             case LinksRefreshed():
@@ -53,7 +53,7 @@ class Incidents:
             case RefreshFailed():
                 return _not_refreshed(event)
             case TargetFailed():
-                return f"FAILED {event.target}: {_said(event.message, event.request_id)}"
+                return f"FAILED {event.target}: {wording.quoting(event.message, event.request_id)}"
         return None
 
     def _new(self, where: str, cause: str) -> bool:
@@ -82,8 +82,3 @@ def _not_refreshed(event: RefreshFailed) -> str:
     again = "" if event.wait is None else f", asked again in {wording.span(event.wait)}"
     said = printable(event.message, 400)
     return f"no fresh links from {printable(event.source)}: {said}; the old ones stay{again}"
-
-
-def _said(message: str, request_id: str | None) -> str:
-    quoted = request_id and request_id not in message
-    return printable(message, 400) + (f" (request id {printable(request_id or '')})" * bool(quoted))

@@ -117,13 +117,11 @@ def reason(error: SegdlError) -> str:
 def _group(failures: list[Failure]) -> Iterator[str]:
     """What failed for one reason: the reason once, and the names below it."""
     first, error = failures[0].path, failures[0].error
-    quoted = error.request_id and error.request_id not in error.message
-    request = f" (request id {printable(error.request_id or '')})" if quoted else ""
-    reason = f"{printable(error.message, 400)}{request}"
+    said = wording.quoting(error.message, error.request_id)
     if len(failures) == 1:
-        yield f"  {first}: {reason}"
+        yield f"  {first}: {said}"
         return
-    yield f"  {reason}"
+    yield f"  {said}"
     yield from (f"    {failure.path}" for failure in failures)
 
 

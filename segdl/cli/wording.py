@@ -1,6 +1,8 @@
-"""Sizes, times, counts and names as people read them."""
+"""Sizes, times, counts, names and messages as people read them."""
 
 from __future__ import annotations
+
+from segdl.core.complaint import printable
 
 ELLIPSIS = "\u2026"
 
@@ -52,3 +54,9 @@ def shorten(name: str, width: int, mark: str = ELLIPSIS) -> str:
         return name
     left = max(width - len(mark), 0)
     return name[: left // 2] + mark[:width] + name[len(name) - (left - left // 2) :]
+
+
+def quoting(message: str, request_id: str | None) -> str:
+    """A message on one line, with the request id to quote to the server's operator."""
+    quoted = request_id and request_id not in message
+    return printable(message, 400) + (f" (request id {printable(request_id or '')})" * bool(quoted))

@@ -84,6 +84,11 @@ class Case:
         return self.now if self.date is None else self.date
 
     @property
+    def temporary(self) -> bool:
+        """Whether temporary credentials signed the link."""
+        return self.url is not None and self.url.temporary
+
+    @property
     def ended(self) -> bool:
         """By the link's own words."""
         end = self.url.ends_at if self.url else None
@@ -153,11 +158,11 @@ def _told(case: Case) -> Diagnosis | None:
     """What the store's own words say, seen in the light of the link."""
     found = BY_CODE.get(case.code) or _by_words(case)
     match found:
-        case Diagnosis(kind=Kind.CREDENTIALS_ENDED) if not _by_credentials(case):
-            return EXPIRED
-        case Diagnosis(kind=Kind.EXPIRED) if case.lasting and case.url and case.url.temporary:
+        case Diagnosis(kind=Kind.CREDENTIALS_ENDED) if not case.temporary:
+            return EXPIRED  # GCS calls the link itself a token
+        case Diagnosis(kind=Kind.EXPIRED) if case.lasting and case.temporary:
             return ENDED
-        case Diagnosis(kind=Kind.KEY_REVOKED) if case.url and case.url.temporary:
+        case Diagnosis(kind=Kind.KEY_REVOKED) if case.temporary:
             return ENDED
         case Diagnosis(kind=Kind.CLOCK) if case.url is None or case.url.ends_at is None:
             return EXPIRED if case.code in BY_CODE else found
@@ -176,12 +181,6 @@ def _by_words(case: Case) -> Diagnosis | None:
     said = f"{case.code} {NAME.sub(' ', case.words)}"
     found = (diagnosis for pattern, diagnosis in BY_WORDS if pattern.search(said))
     return next((d for d in found if not case.complaint.page or d.kind in BY_PAGES), None)
-
-
-def _by_credentials(case: Case) -> bool:
-    """Whether a token that has ended is one of its own, and not the store's name for the link:
-    GCS calls the link itself a token."""
-    return case.url is not None and case.url.temporary
 
 
 def _altered(case: Case) -> Diagnosis:
