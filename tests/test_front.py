@@ -239,6 +239,24 @@ def test_where_a_segment_goes(files: Files) -> None:
     assert front.place(3) is Place.FRONT
 
 
+def test_a_big_target_goes_straight_to_its_place_near_the_front(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segdl.engine.front.BIG", SIZE)
+    monkeypatch.setattr("segdl.engine.front.NEAR", 3 * PIECE)
+    front, lost = front_of(target()), list[int]()
+    for number in (4, 2, 1):
+        assert not commit(front, files, number, lost)
+    assert sorted(path.name for path in tmp_path.glob("*.part")) == [part_name(4)]
+    commit(front, files, 0, lost)
+    assert [front.place(n) for n in (2, 5, 6)] == [Place.FRONT, Place.FRONT, Place.PART]
+    for number in (8, 7, 6, 5, 10, 9, 3):
+        commit(front, files, number, lost)
+    assert exact(files)
+    assert not lost
+    assert front.whole["sha256"].hexdigest() == digest("sha256", DATA)
+
+
 def test_what_the_index_says_is_where_it_says(files: Files, tmp_path: Path) -> None:
     """After every step: a part file that is gone is known to be merged."""
     front = front_of(target())

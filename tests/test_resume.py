@@ -133,12 +133,16 @@ class Kills:
     segment: int  # bytes
     size: int  # bytes of each of four targets
     rate: float | None  # bytes a second of each answer
+    before: str = ""  # what the process does first
 
 
 KILLS = {
     "at full speed": Kills(1, 2 * MIB, 6 * MIB, None),
     "at a steady rate": Kills(2, 2 * MIB, 4 * MIB, 6e6),
     "in small segments": Kills(3, SEGMENT, 1 * MIB, 3e6),
+    "as if they were big": Kills(
+        4, SEGMENT, 2 * MIB, 3e6, "import segdl.engine.front as f; f.BIG = 1"
+    ),
 }
 CONNECTIONS = 4
 
@@ -159,7 +163,8 @@ def test_c01_kill_9_at_random_moments(case: Case, kills: Kills) -> None:
     moments = sorted(chance.sample(range(total * 19 // 20), 10))
     sent, held = [0], [0]
     for moment, before in zip(moments, [0, *moments], strict=False):
-        with Child(case, segment_size=kills.segment, connections=CONNECTIONS) as child:
+        options = {"segment_size": kills.segment, "connections": CONNECTIONS}
+        with Child(case, kills.before, **options) as child:
             case.server.until(partial(has_sent, case.server, sent[-1] + moment - before))
             child.signal(signal.SIGKILL)
             assert child.wait() == -signal.SIGKILL

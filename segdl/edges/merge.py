@@ -79,12 +79,13 @@ def feed(file: int, start: int, stop: int, digests: Iterable[Hasher]) -> bool:
 def seal(merged: int, size: int, mode: int) -> os.stat_result:
     """Make the merged file exactly the target, in length and mode; not durable yet. Raises
     OSError."""
-    found = os.fstat(merged).st_size
-    if found < size:
-        raise OSError(errno.EIO, "the merged file is shorter than what was merged")
-    if found > size:
-        os.ftruncate(merged, size)
     os.fchmod(merged, mode)
+    found = os.fstat(merged)
+    if found.st_size < size:
+        raise OSError(errno.EIO, "the merged file is shorter than what was merged")
+    if found.st_size == size:
+        return found
+    os.ftruncate(merged, size)
     return os.fstat(merged)
 
 

@@ -12,7 +12,6 @@ import errno
 import functools
 import json
 import os
-import platform
 import re
 import shutil
 import stat
@@ -102,15 +101,19 @@ class Depot:
         *folders, name = path.split("/")
         if ".." in folders:
             raise UsageError(f"{path} leads out of the output directory")
-        here = os.dup(self.root)
+        here = self.root
         try:
             for folder in folders:
                 inner = self._subfolder(here, folder, 0o777) if make else _open_folder(here, folder)
-                os.close(here)
+                self._leave(here)
                 here = inner
             yield here, name
         finally:
-            os.close(here)
+            self._leave(here)
+
+    def _leave(self, folder: int) -> None:
+        if folder != self.root:
+            os.close(folder)
 
     @staticmethod
     def _subfolder(parent: int, name: str, mode: int) -> int:
@@ -352,7 +355,7 @@ def _libc() -> ctypes.CDLL:
 
 def sync_tells() -> bool:
     """Whether `Workspace.sync` is there and says what could not be written (Linux 5.8)."""
-    release = re.match(r"(\d+)\.(\d+)", platform.release())
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
     version = (int(release[1]), int(release[2])) if release else (0, 0)
     return sys.platform == "linux" and version >= (5, 8) and hasattr(_libc(), "syncfs")
 

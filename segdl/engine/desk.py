@@ -58,9 +58,9 @@ Emit = Callable[[events.Event], None]
 _IDLE_LOOK = 0.1  # seconds between two looks of an idle worker for somebody to help
 _MEET = 0.5  # seconds that a worker waits for one who helps it, before it calls that one back
 _GATHER = 0.02  # seconds that a merger waits for more drafts
-# Bytes a connection of drafts that are not delivered: a crash costs them, beside what a worker has
-# not recorded and the kernel not handed over.
-MOST_DRAFTED = 128 * KIB
+# Bytes a connection that a crash may cost: of segments under way, which a worker has not recorded
+# and the kernel not handed over, and of drafts that are not delivered.
+MOST_LOST, MOST_UNRECORDED = 896 * KIB, 768 * KIB
 MOST_OPEN = 16  # drafts a connection that are not delivered: each keeps a file open
 MOST_BEHIND = 256 * MIB  # bytes that a target's front may lag: what is not merged takes room twice
 
@@ -106,6 +106,7 @@ class Desk:
         self._aid = Aid()
         self._offered: dict[int, None] = {}  # in order; they cost a number until their turn comes
         self._drafts: dict[int, int] = {}  # bytes of those that are complete and not delivered
+        self._most_drafted = MOST_LOST - min(_longest(targets), MOST_UNRECORDED)  # a connection
         self._gathering = 0  # mergers that wait for more drafts
         self._held_back = 0  # workers that wait for mergers
         self._finished = False
@@ -424,7 +425,7 @@ class Desk:
         if not task.draft:
             return task.front.backlog() > MOST_BEHIND
         many = len(self._drafts) > MOST_OPEN * self.allowed
-        return many or sum(self._drafts.values()) > MOST_DRAFTED * self.allowed
+        return many or sum(self._drafts.values()) > self._most_drafted * self.allowed
 
     def meet(self, work: Fetch, worker: int, task: Task, part: Part) -> None:
         """A worker has come to a tail: wait a little for whoever fetches it, then call it back."""
@@ -730,6 +731,11 @@ class Desk:
 
 
 _NOBODY = -1  # a merger, where a worker is asked for
+
+
+def _longest(targets: Sequence[Target]) -> int:
+    """The size of the longest target in bytes; that of unknown size may be it."""
+    return max((MIB if t.size is None else t.size for t in targets), default=0)
 
 
 def _hosts(urls: tuple[ShareURL, ...]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from segdl.core.digests import Hasher, hasher
 from segdl.core.errors import DigestError
+from segdl.core.options import MIB
 from segdl.core.plan import Layout, Place, Record, held_bytes
 from segdl.core.proof import Proof
 from segdl.edges import merge
@@ -23,6 +24,10 @@ from segdl.edges.index import Index
 from segdl.edges.parts import part_name
 
 MOST_COPIED = 4  # part files that wait to be removed until their copy is flushed
+# A big target comes over several connections at once: were each segment ahead of the front an
+# island, most of it would be written twice. Near the front it goes straight to its place.
+BIG = 128 * MIB
+NEAR = 64 * MIB  # bytes: what of a hole a file system without holes would have to fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +71,15 @@ class Front:
     def place(self, number: int) -> Place:
         """Where a segment's bytes go: at the front straight into the merged file."""
         with self._lock:
+            if self._is_near(number):
+                return Place.FRONT
             before = (self.held.get(n) for n in range(self._number, number))
             at_front = all(r is not None and r.place is Place.FRONT for r in before)
             return Place.FRONT if at_front else Place.PART
+
+    def _is_near(self, number: int) -> bool:
+        size, ahead = self.layout.size or 0, number - self._number
+        return size >= BIG and 0 <= ahead * self.layout.segment_size < NEAR
 
     def bytes(self) -> int:
         """How many bytes the held segments have."""

@@ -22,6 +22,7 @@ import segdl.cli.summary
 import segdl.engine
 import segdl.service.steering  # noqa: F401  (loaded before the fork)
 from segdl.cli import shell
+from segdl.engine import front
 from tests.commands import check_output, environment
 
 PATIENCE = 30.0  # seconds after which a run that goes on has gone wrong
@@ -35,13 +36,16 @@ _forks.set_forkserver_preload([__name__])
 class Child:
     """A run of `segdl ARGUMENTS` whose standard output and error go to `said`."""
 
-    def __init__(self, folder: Path, *arguments: str | Path, traced: bool = False) -> None:
-        """`folder` is its current one, and its home. If `traced`, it begins when somebody does."""
+    def __init__(
+        self, folder: Path, *arguments: str | Path, traced: bool = False, big: bool = False
+    ) -> None:
+        """`folder` is its current one, and its home. If `traced`, it begins when somebody does. If
+        `big`, it writes every target as one that is big."""
         self._said = folder / "said"
         self._said.unlink(missing_ok=True)  # of the run before
         words = list(map(str, arguments))
         self._process = _forks.Process(
-            target=_live, args=(words, folder, self._said, environment(folder), traced)
+            target=_live, args=(words, folder, self._said, environment(folder), traced, big)
         )
         self._process.start()
         assert self._process.pid is not None
@@ -111,8 +115,15 @@ class Child:
 
 
 def _live(
-    arguments: list[str], folder: Path, said: Path, variables: Mapping[str, str], traced: bool
+    arguments: list[str],
+    folder: Path,
+    said: Path,
+    variables: Mapping[str, str],
+    traced: bool,
+    big: bool,
 ) -> None:  # in the child
+    if big:
+        front.BIG = 1
     os.setsid()
     os.chdir(folder)
     os.environ.clear()

@@ -81,6 +81,7 @@ class Plan:
     connections: int
     rate: float | None  # bytes a second of each answer
     moments: tuple[Moment, ...]
+    big: bool  # whether each target is written as a big one is
 
     @property
     def total(self) -> int:
@@ -106,7 +107,8 @@ def plan(chance: random.Random) -> Plan:
     kills = [_moment(KILL, chance) for _ in range(chance.randint(1, 3))]
     if chance.random() < 0.25:
         kills.insert(chance.randint(0, len(kills)), _moment(STOP, chance))
-    return Plan(wanted, segment, connections, rate, tuple(kills))
+    big = chance.random() < 0.5
+    return Plan(wanted, segment, connections, rate, tuple(kills), big)
 
 
 def _wanted(number: int, segment: int, chance: random.Random) -> Wanted:
@@ -208,7 +210,7 @@ def _once(
 ) -> None:
     """One run, to its end or to a moment before."""
     server, before = case.server, sum(ends.sent)
-    with Child(case.folder, *words) as child:
+    with Child(case.folder, *words, big=plan.big) as child:
         if moment is None:
             child.until(lambda: False, finals.look)
             codes = {0}

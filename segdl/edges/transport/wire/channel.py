@@ -52,14 +52,13 @@ class Channel:
         """OpenSSL hands out a record of at most 16 KiB at a time: a hundred of them, here, cost
         the layers above no more than one."""
         count, end = self._read(view, 0), time.monotonic() + self.tick
+        more, read, now = count, self._sock.recv_into, time.monotonic
         try:
-            while 0 < count < len(view) and time.monotonic() < end:
-                more = self._read(view[count:], 0)
-                if not more:
-                    break  # the end, which the next call meets again
+            while more and count < len(view) and now() < end:
+                more = read(view[count:])  # 0 at the end, which the next call meets again
                 count += more
-        except (TimeoutError, httpx.ReadError):
-            pass  # what has come comes first; a lost connection is met again
+        except OSError:
+            pass  # what has come comes first; a tick or a lost connection is met again
         return count
 
     def _read(self, view: memoryview, flags: int) -> int:
@@ -96,11 +95,15 @@ class Channel:
         the socket under TLS 1.3 readable although no byte of an answer has come.
         """
         before = self._sock.gettimeout()
-        self._sock.setblocking(False)
         try:
-            self._sock.recv(1)
+            if self._flags:
+                self._sock.recv(1, socket.MSG_DONTWAIT)
+            else:
+                self._sock.setblocking(False)
+                self._sock.recv(1)
         except (BlockingIOError, ssl.SSLWantReadError):
-            self._sock.settimeout(before)
+            if not self._flags:
+                self._sock.settimeout(before)
             return True
         except OSError:
             return False
