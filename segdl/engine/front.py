@@ -69,7 +69,8 @@ class Front:
             self.digests[record.number] = digests
 
     def place(self, number: int) -> Place:
-        """Where a segment's bytes go: at the front straight into the merged file."""
+        """Where a segment's bytes go: at the front (of a big target, near it) straight into the
+        merged file."""
         with self._lock:
             if self._is_near(number):
                 return Place.FRONT
