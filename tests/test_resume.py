@@ -83,6 +83,9 @@ try:
     for failure in report.failures:
         print(failure.error, file=sys.stderr)
     sys.exit(int(report.exit_code))
+except segdl.SegdlError as error:
+    print(error, file=sys.stderr)
+    sys.exit(int(error.exit_code))
 except KeyboardInterrupt:
     sys.exit(130)
 """

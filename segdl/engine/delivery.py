@@ -131,9 +131,10 @@ class Delivery:
         size = task.layout.size
         if size is None:
             return
-        found = self._workspace.find(task.target.path)
-        if found is not None and not self._overwrite and found.st_size != size:
-            raise occupied(task.target.path)
+        if task.target.size is None and not self._overwrite:  # else that is known by now
+            found = self._workspace.find(task.target.path)
+            if found is not None and found.st_size != size:
+                raise occupied(task.target.path)
         if self._missing(task) > 0:
             raise self.no_room(task, "the disk has too little room")
 
