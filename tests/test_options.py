@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from segdl.core import options
 from segdl.core.errors import ExitCode, UsageError
-from segdl.core.options import Options, RateLimit, RateWindow
+from segdl.core.options import MIB, Options, RateLimit, RateWindow
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no fault
 settings.load_profile("patient")
@@ -262,3 +262,39 @@ def test_any_word_is_read_or_refused(parse: Any, word: str) -> None:
         parse(word)
     except ValueError as error:
         assert str(error).isprintable() and len(str(error)) < 400
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "meant"),
+    [
+        ("limit_rate", "2MiB", RateLimit(2 * MIB)),
+        ("limit_rate", 2 * MIB, RateLimit(2 * MIB)),
+        ("limit_rate", None, RateLimit()),
+        ("segment_size", "8MiB", 8 * MIB),
+        ("connections", "auto", None),
+        ("patience", "15m", 900.0),
+        ("timeout", "20s", 20.0),
+        ("shard", "1/2", (1, 2)),
+        ("select", "*.7z", ("*.7z",)),
+        ("exclude", ["a", "b"], ("a", "b")),
+        ("headers", ["A: b"], (("A", "b"),)),
+        ("headers", [("A", "b")], (("A", "b"),)),
+        ("connect_to", "a:1:b:2", ((("a", 1), ("b", 2)),)),
+    ],
+)
+def test_python_may_give_what_the_command_line_takes(name: str, given: Any, meant: Any) -> None:
+    assert getattr(Options(**{name: given}), name) == meant
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("connections", 2.5), ("connections", True), ("connections", "many"),
+        ("segment_size", [1]), ("retries", None), ("patience", None), ("timeout", "soon"),
+        ("limit_rate", "fast"), ("limit_rate", 5), ("shard", 3), ("shard", "3/2"), ("select", 7),
+        ("headers", [("Host", "x")]), ("headers", {"A": "b"}), ("connect_to", "a:b"),
+    ],
+)  # fmt: skip
+def test_python_hears_at_once_what_cannot_be_meant(name: str, given: Any) -> None:
+    with pytest.raises(UsageError, match=f"^--{name.replace('_', '-')}: "):
+        Options(**{name: given})

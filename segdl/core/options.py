@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import time
+from typing import Any
 
 from segdl.core.errors import UsageError
 
@@ -75,6 +78,18 @@ class RateLimit:
         rates = [w.rate for w in self.windows] + ([] if self.always is None else [self.always])
         if rates and min(rates) < KIB:
             raise UsageError(f"--limit-rate: expected at least 1KiB a second, found {min(rates)}")
+
+    @classmethod
+    def of(cls, rate: RateLimit | int | str | None) -> RateLimit:
+        """From bytes a second, from a text as `--limit-rate` takes it, or none."""
+        if isinstance(rate, RateLimit):
+            return rate
+        if not isinstance(rate, str):
+            return cls(rate)
+        try:
+            return parse_rate(rate)
+        except ValueError as error:
+            raise UsageError(f"--limit-rate: {error}") from None
 
     def at(self, now: time) -> int | None:
         return next((w.rate for w in self.windows if w.covers(now)), self.always)
@@ -202,16 +217,66 @@ class Options:
     refresh_command: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        """Raises UsageError for a value that cannot be meant."""
-        for name in _BOUNDS:
+        """Read what is given as the command line has it: `limit_rate="2MiB"`, `select="*.7z"`.
+
+        Raises UsageError for a value that cannot be meant.
+        """
+        for name, read in _READERS.items():
             try:
-                check_bounds(name, getattr(self, name))
-            except ValueError as error:
+                value = read(getattr(self, name))
+                check_bounds(name, value)
+            except (ValueError, TypeError) as error:
                 raise UsageError(f"--{name.replace('_', '-')}: {error}") from None
+            object.__setattr__(self, name, value)
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
             raise UsageError("--shard: expected I/N with I from 1 to N, such as 2/8")
 
 
+def _one(parse: Callable[[str], Any], *kinds: type) -> Callable[[Any], Any]:
+    """A text as `parse` reads it; else a value of one of the `kinds`."""
+
+    def read(value: Any) -> Any:
+        value = parse(value) if isinstance(value, str) else value
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise TypeError(f"expected {kinds[0].__name__} or a text, found {value!r}")
+        return value
+
+    return read
+
+
+def _each(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """Several values, each a text that `parse` reads or what it gives; a text alone is the one."""
+
+    def read(values: Any) -> Any:
+        alone = isinstance(values, str | os.PathLike)
+        return tuple(
+            parse(v) if isinstance(v, str) else v for v in ((values,) if alone else values)
+        )
+
+    return read
+
+
+def _headers(values: Any) -> tuple[tuple[str, str], ...]:
+    """Headers, each as `Name: value` or as a pair."""
+    given = (values,) if isinstance(values, str) else values
+    return tuple(parse_header(v if isinstance(v, str) else ": ".join(v)) for v in given)
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "connections": _one(parse_connections, int, type(None)),
+    "segment_size": _one(parse_size, int, type(None)),
+    "limit_rate": RateLimit.of,
+    "retries": _one(parse_count, int),
+    "patience": _one(parse_span, int, float),
+    "timeout": _one(parse_span, int, float),
+    "select": _each(str),
+    "exclude": _each(str),
+    "shard": _one(parse_shard, tuple, list, type(None)),
+    "allow_env": _each(str),
+    "connect_to": _each(parse_connect_to),
+    "headers": _headers,
+    "sources": _each(str),
+}
 _BOUNDS: dict[str, tuple[float, float, str]] = {
     "connections": (1, MOST_CONNECTIONS, f"1 to {MOST_CONNECTIONS}"),
     "segment_size": (SMALLEST_SEGMENT, LARGEST_SEGMENT, "64KiB to 1GiB"),

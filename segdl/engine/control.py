@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Protocol
 
@@ -69,16 +70,27 @@ class Control:
             if self._run:
                 self._run.retry_failed()
 
-    def set_limit(self, rate: int | None) -> None:
-        """Limit the whole order to `rate` bytes a second; None lifts the limit."""
+    def set_limit(self, rate: int | str | None) -> None:
+        """Limit the whole order to `rate`: bytes a second, or a text as `--limit-rate` takes it.
+
+        None lifts the limit. Raises UsageError for a rate that cannot be meant.
+        """
+        limit = RateLimit.of(rate)
         with self._lock:
-            self._limit = RateLimit(rate)
+            self._limit = limit
             if self._run:
                 self._run.set_limit(self._limit)
 
-    def refresh(self, manifest: Manifest) -> int:
-        """Give the run fresh URLs for the same objects. Returns how many targets took one."""
-        renewed = self.renew(manifest)
+    def refresh(self, manifest: str | os.PathLike[str] | Manifest) -> int:
+        """Give the run fresh URLs for the same objects. Returns how many targets took one.
+
+        `manifest` is what `download` takes. Raises ManifestError for one that is not valid.
+        """
+        from segdl.engine import load
+
+        renewed = self.renew(
+            load(manifest) if isinstance(manifest, str | os.PathLike) else manifest
+        )
         return renewed.taken if renewed else 0
 
     def renew(self, manifest: Manifest) -> Renewed | None:
