@@ -226,7 +226,6 @@ def failed(case: Case, **options: Any) -> SegdlError:
     assert run.error().target == NAME
     assert str(run.error()) == run.error().message
     told = [(e.target, e.message) for e in run.of(events.TargetFailed)]
-    told += [(e.target, e.message) for e in run.of(events.UrlExpired)]
     assert told == [(NAME, run.error().message)]
     return run.error()
 
@@ -678,6 +677,17 @@ def test_set_limit(case: Case) -> None:
     assert time.monotonic() - began < 2.0
 
 
+def test_set_limit_takes_what_the_command_line_takes(case: Case) -> None:
+    case.put(made(10 * SEGMENT))
+    control = segdl.Control()
+    control.set_limit("1MiB")
+    began = time.monotonic()
+    assert case.run(control=control).code is ExitCode.DONE
+    assert 0.5 < time.monotonic() - began < 2.0
+    with pytest.raises(segdl.UsageError, match=r"^--limit-rate: expected"):
+        control.set_limit("fast")
+
+
 def test_set_limit_before_it_starts(case: Case) -> None:
     case.put(made(10 * SEGMENT))
     control = segdl.Control()
@@ -725,6 +735,41 @@ def test_refresh(case: Case, sized: bool, first: int) -> None:
     assert [event.target for event in run.of(events.TargetResumed)] == [NAME]
     sent = sum(r.sent for r in case.server.requests if r.path == PATH and r.sent > 1000)
     assert sent == SIZE
+
+
+def test_refresh_takes_what_download_takes(case: Case) -> None:
+    case.put(DATA)
+    case.put(OTHER, SECOND)
+    case.server.script(PATH, faults.EXPIRED["AWS"], on=1)
+    gate = threading.Event()
+    case.server.script(SECOND, faults.held(gate), on=1)
+    control = segdl.Control()
+    broken = case.folder / "broken.yaml"
+    broken.write_text("segdl: 1\n", encoding="utf-8")
+
+    def refresh() -> None:
+        with pytest.raises(segdl.ManifestError, match="files"):
+            control.refresh(broken)
+        resigned(case)
+        assert control.refresh(str(case.folder / "fresh" / "order.json")) == 2
+        gate.set()
+
+    run = case.run(control=control, connections=2, listener=once(events.TargetPaused, refresh))
+    assert run.code is ExitCode.DONE
+
+
+def test_every_target_that_is_not_delivered_is_told_as_failed(case: Case) -> None:
+    """Also one that waited for a link to the end: `failed` counts these events."""
+    case.put(DATA)
+    case.put(OTHER, SECOND)
+    case.server.script(PATH, faults.EXPIRED["AWS"])
+    case.server.script(SECOND, faults.status(404))
+    run = case.run()
+    assert {e.target: e.cause for e in run.of(events.TargetFailed)} == {
+        NAME: "expired", "b.7z": "refused",
+    }  # fmt: skip
+    assert run.kinds()[-2:] == ["target_failed", "order_finished"]
+    assert run.of(events.OrderFinished)[0].failed == 2
 
 
 def test_refresh_with_other_targets(case: Case) -> None:

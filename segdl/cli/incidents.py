@@ -52,7 +52,7 @@ class Incidents:
                 return _refreshed(event)
             case RefreshFailed():
                 return _not_refreshed(event)
-            case TargetFailed():
+            case TargetFailed() if event.cause != "expired":  # which was told when it was paused
                 return f"FAILED {event.target}: {wording.quoting(event.message, event.request_id)}"
         return None
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from segdl.core import events
-from segdl.core.errors import ExitCode, SegdlError, disk_error
+from segdl.core.errors import ExitCode, ExpiredError, SegdlError, disk_error
 from segdl.core.manifest import Manifest, Target
 from segdl.core.options import Options
 from segdl.core.pace import Rate
@@ -283,6 +283,11 @@ class Order:
             taken=self._salvage.taken(t for t in self._targets if t.path not in self._before),
         )
         self._deliver_events(0.0)
+        for failure in report.failures:
+            if isinstance(failure.error, ExpiredError):  # it waited for a link to the end
+                self._listener(
+                    events.TargetFailed(target=failure.path, **events.trouble(failure.error))
+                )
         finished = events.OrderFinished(
             delivered=len(report.receipts),
             failed=len(report.failures),
