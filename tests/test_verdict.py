@@ -229,6 +229,7 @@ TABLE: list[tuple[str, Ask, Head, Expected]] = [
     ("S14 empty, as the manifest says", NONE, h(416, content_range="bytes */0", etag='"e"'), gave(0, 0, Pin(0, '"e"'))),
     ("S14 empty, with 200", PROBE, h(200, content_length=0, etag='"e"'), gave(0, 0, Pin(0, '"e"'), whole=True)),
     ("S14 not empty by the manifest", SIZED, h(416, content_range="bytes */0"), (SizeError, "empty")),
+    ("S14 not empty by the manifest, not told", SIZED, h(416), (MisansweredError, "inside")),
     ("S14 not empty by itself", PROBE, h(416, content_range="bytes */1000"), (MisansweredError, "inside")),
     ("S14 not empty by MinIO", PROBE, h(416, b"<ActualObjectSize>1000</ActualObjectSize>"), MisansweredError),
     ("S14 in the middle", NEXT, h(416, content_range="bytes */1000"), (MisansweredError, "inside")),

@@ -174,7 +174,8 @@ def _unsatisfied(ask: Ask, head: Head) -> Accepted:
         if total is not None and total != ask.pin.total:
             raise StaleError(f"the object is now {total} bytes long, it was {ask.pin.total}")
         raise _misanswered(head, "416 for a range inside the object")
-    if total and total > ask.start:
+    known = ask.size if total is None else total
+    if known and known > ask.start:
         raise _misanswered(head, "416 for a range inside the object")
     if ask.start:
         raise SizeError(f"the object has no byte {ask.start}", status=416)
