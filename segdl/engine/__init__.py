@@ -45,7 +45,7 @@ def parse(data: bytes, source: str, options: Options) -> Manifest:
 
 def is_url(source: str) -> bool:
     """Whether a manifest is named by the URL of its one object."""
-    return source.startswith(("http://", "https://"))
+    return source[:8].lower().startswith(("http://", "https://"))
 
 
 def read(source: str) -> bytes:
@@ -61,8 +61,9 @@ def read(source: str) -> bytes:
         with open(source, "rb") as file:
             return file.read(LARGEST_MANIFEST + 1)
     except OSError as error:
-        problem = f"cannot be read ({error.strerror}): expected a manifest, `-`, or a URL"
-        raise ManifestError((Fault(source, "", problem),)) from None
+        problem = f"cannot be read ({error.strerror}): expected a manifest, `-`, or an http(s) URL"
+        shown = source.partition("?")[0]  # it may be a share URL that was mistyped
+        raise ManifestError((Fault(shown, "", problem),)) from None
 
 
 def chosen(manifest: Manifest, options: Options) -> tuple[Target, ...]:
