@@ -263,6 +263,7 @@ def test_verify_missing(case: Case) -> None:
         f"missing  {NAME}: gone since it was delivered",
         "missing  never.7z: not delivered",
         "2 missing",
+        "Fetch what is missing with: segdl MANIFEST -o out",
     ]
 
 
@@ -583,22 +584,31 @@ def test_clean_removes_what_is_held_and_nothing_else(case: Case) -> None:
     assert ended.stdout.endswith(" freed\n")
     assert case.final().read_bytes() == DATA
     assert list((case.out / ".segdl" / "work").iterdir()) == []
-    assert run(case, "verify").stdout.splitlines()[-1] == "1 good, 1 missing"
+    assert run(case, "verify").stdout.splitlines()[-2] == "1 good, 1 missing"
     assert run(case, "clean").stdout == "Nothing to remove: no file is unfinished\n"
     case.server.mend()
     assert run(case, "get").returncode == 0
     case.check_delivered()
 
 
-def test_clean_asks_nobody_where_there_is_no_terminal(case: Case) -> None:
+def test_clean_wants_an_answer(case: Case) -> None:
     before = everything(unfinished(case).out)
     ended = run(case, "clean")
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "segdl: clean asks on a terminal: without one, give --yes\n"
+    assert ended.stderr.endswith("\nsegdl: clean asks, and nobody answers: give --yes\n")
     after = everything(case.out)
     assert {p: c for p, (c, _) in after.items() if p.name != "lock"} == {
         p: c for p, (c, _) in before.items() if p.name != "lock"
     }
+
+
+@pytest.mark.parametrize(("typed", "removed"), [("y\n", True), ("n\n", False), ("\n", False)])
+def test_clean_takes_an_answer_from_a_pipe(typed: str, removed: bool, case: Case) -> None:
+    unfinished(case)
+    ended = segdl("clean", "out", cwd=case.folder, stdin=typed)
+    assert ended.returncode == 0
+    assert ended.stderr == "Remove 1 unfinished file in out, 64.0 KiB held? [y/N] "
+    assert (list((case.out / ".segdl" / "work").iterdir()) == []) is removed
 
 
 @pytest.mark.parametrize(

@@ -36,14 +36,16 @@ def run(arguments: list[str], signals: Signals) -> int:
 
 
 def _agreed(number: int, directory: Path) -> bool:
-    """Ask, on a terminal. Raises UsageError where there is none."""
+    """Ask on standard error. Raises UsageError where nobody answers."""
     from segdl.engine.audit import status
 
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UsageError("clean asks on a terminal: without one, give --yes")
     held = sum(standing.held for standing in status(directory).standings)
     files = wording.count(number, "unfinished file")
     where = printable(str(directory))
     print(f"Remove {files} in {where}, {wording.size(held)} held? [y/N] ",
           end="", file=sys.stderr, flush=True)  # fmt: skip
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    answer = sys.stdin.readline()
+    if not answer and not sys.stdin.isatty():
+        print(file=sys.stderr)
+        raise UsageError("clean asks, and nobody answers: give --yes")
+    return answer.strip().lower() in ("y", "yes")

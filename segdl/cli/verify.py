@@ -42,10 +42,12 @@ def run(arguments: list[str], signals: Signals) -> int:
     findings = look(given.directory, manifest, options)
     for line in told(findings):
         print(line)
-    code = verdict(findings)
-    if code == ExitCode.CONTENT:
-        print(f"Mend it with: segdl repair MANIFEST -o {printable(os.fspath(given.directory))}")
-    return code
+    where, found = printable(os.fspath(given.directory)), {f.verdict.value for f in findings}
+    if "rotten" in found:
+        print(f"Mend it with: segdl repair MANIFEST -o {where}")
+    if "missing" in found:
+        print(f"Fetch what is missing with: segdl MANIFEST -o {where}")
+    return verdict(findings)
 
 
 def look(directory: Path, manifest: Manifest | None, options: Options) -> tuple[Finding, ...]:
