@@ -101,6 +101,8 @@ USAGE = [
     ("a.yaml", "a.yaml: cannot be read (No such file or directory)"),
     ("./plan", "./plan: cannot be read (No such file or directory)"),
     ("get plan", "plan: cannot be read (No such file or directory)"),
+    (f"ftp://host/a?sig={CANARY}", "ftp://host/a: cannot be read (No such file or directory)"),
+    (f"http:/host/a?sig={CANARY}", "http:/host/a: cannot be read (No such file or directory)"),
     ("status gone", "segdl: gone is not a folder"),
     ("status .", "segdl: no segdl has worked in .: name the folder of an order"),
     ("verify", "segdl: no segdl has worked in .: name the folder of an order"),
@@ -119,6 +121,49 @@ def test_bad_usage(words: str, expected: str, tmp_path: Path) -> None:
     assert ended.stderr.startswith(expected)
     assert not words or ended.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_scheme_of_a_bare_url_in_capitals(case: Case) -> None:
+    case.put(DATA)
+    url = case.files[NAME]["url"].replace("http://", "HTTP://")
+    assert segdl(url, "-o", "out", cwd=case.folder).returncode == 0
+    case.check_delivered()
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+def test_a_folder_in_the_way_is_moved_by_its_owner(overwrite: tuple[str], case: Case) -> None:
+    case.put(DATA)
+    case.final().mkdir(parents=True)
+    ended = get(case, *overwrite)
+    assert ended.returncode == 5
+    assert f"{NAME} is a folder here: move it away, then run again" in ended.stdout
+    assert case.server.requests == []
+
+
+@pytest.mark.parametrize("output", ["/proc/out", "out"])
+def test_an_output_that_cannot_be_made(output: str, case: Case) -> None:
+    case.put(DATA)
+    case.manifest()
+    gone = case.folder / "gone"
+    gone.mkdir()
+    remove = "import os, sys; os.rmdir(os.getcwd()); from segdl.cli import main; sys.exit(main())"
+    ended = subprocess.run(
+        [sys.executable, "-c", remove, str(case.folder / "order.json"), "-o", output],
+        cwd=gone, env=environment(case.folder), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 5
+    assert ended.stderr == f"segdl: {output} cannot be made here: give another folder with -o\n"
+
+
+def test_names_that_the_locale_cannot_write(case: Case) -> None:
+    case.put(DATA, name="grün.7z")
+    narrow = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = get(case, **narrow)
+    assert ended.returncode == 5
+    assert ended.stderr.endswith(
+        "segdl: this locale cannot write the order's file names: set LC_ALL=C.UTF-8 and run again\n"
+    )
+    assert get(case).returncode == 0
 
 
 def test_a_command_goes_before_a_file_of_its_name(case: Case) -> None:
@@ -424,7 +469,7 @@ def test_a_disk_that_fails_a_command(
     monkeypatch.setattr(shell, "import_module", failing)
     assert shell.run(["status"]) == 5
     assert capsys.readouterr().err == (
-        "segdl: segdl may not write there (Read-only file system): mend the rights and run again\n"
+        "segdl: segdl may not work there (Read-only file system): mend the rights and run again\n"
     )
 
 

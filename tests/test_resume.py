@@ -1119,6 +1119,6 @@ def test_d02_a_read_only_folder(case: Case) -> None:
     case.put(DATA)
     with small_disk(case.out, 4 * MIB):
         subprocess.run(["mount", "-o", "remount,ro", str(case.out)], check=True)
-        with nothing_left_over(), pytest.raises(segdl.DiskError, match="may not write there"):
+        with nothing_left_over(), pytest.raises(segdl.DiskError, match="may not work there"):
             segdl.download(case.manifest(), case.out)
         assert not case.server.requests

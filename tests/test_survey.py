@@ -359,7 +359,7 @@ def test_rights_are_tried_and_not_read_from_modes(case: Case) -> None:
     with small_disk(case.out, "ro"):
         ended = plan(case)
     assert ended.returncode == ExitCode.DISK
-    assert "segdl may not write there (Read-only file system)" in ended.stdout
+    assert "segdl may not work there (Read-only file" in ended.stdout
 
 
 def test_a_file_and_a_folder_in_the_way(case: Case) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 from segdl.cli.signals import Signals
 from segdl.cli.streams import sheltered
 from segdl.core.complaint import printable
-from segdl.core.errors import ExitCode, ManifestError, SegdlError, UsageError, disk_error
+from segdl.core.errors import DiskError, ExitCode, ManifestError, SegdlError, UsageError, disk_error
 
 COMMANDS = {
     "get": ("MANIFEST", "download an order; run again to resume"),
@@ -31,6 +31,7 @@ example: segdl order.yaml -o out
 {commands}
 `segdl COMMAND --help` shows its options, `segdl --version` the version.
 """
+_NARROW = "this locale cannot write the order's file names: set LC_ALL=C.UTF-8 and run again"
 _QUERY = re.compile(r"(https?://[^\s?#'\"]*)\?[^\s'\"]*", re.IGNORECASE)
 
 
@@ -52,6 +53,8 @@ def run(arguments: list[str]) -> int:
             return _complain(error)
         except OSError as error:
             return _complain(disk_error(error))
+        except UnicodeEncodeError:
+            return _complain(DiskError(_NARROW))
         except BaseException as error:
             return _unexpected(error)
 

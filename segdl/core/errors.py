@@ -241,6 +241,8 @@ _MISFITS = {errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ESPIPE, errno.ENXIO}
 def disk_error(error: OSError) -> DiskError:
     """What an error of the local disk means, in one sentence that says what to do."""
     reason = os.strerror(error.errno) if error.errno else "it failed"
+    named = isinstance(error.filename, str) and not error.filename.isdigit()  # no descriptor's
+    where = f"{reason}: {error.filename}" if named else reason
     if error.errno == errno.EFBIG:
         return DiskError(
             "no file may be that large here: raise `ulimit -f`, or use another file system"
@@ -250,14 +252,14 @@ def disk_error(error: OSError) -> DiskError:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return DiskError(f"too many files are open ({reason}): raise `ulimit -n` and run again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return DiskError(f"segdl may not write there ({reason}): mend the rights and run again")
+        return DiskError(f"segdl may not work there ({where}): mend the rights and run again")
     if error.errno in _MISFITS or isinstance(error, UnsupportedOperation):
         what = f" ({error.filename})" if isinstance(error.filename, str) else ""
         return OccupiedError(
             f"something else stands where a file or a folder of segdl's should be{what}: "
             "take it away"
         )
-    return DiskError(f"the disk failed ({reason}): mend it and run again")
+    return DiskError(f"the disk failed ({where}): mend it and run again")
 
 
 class OccupiedError(DiskError):

@@ -222,9 +222,7 @@ class Workspace(Depot):
             except FileExistsError:
                 raise occupied(path) from None
             except IsADirectoryError:
-                raise OccupiedError(
-                    f"{path} is a folder here: move it away, then run again"
-                ) from None
+                raise occupied(path, folder=True) from None
             os.fsync(folder)
 
     def name(self, draft: int, path: str) -> None:
@@ -293,8 +291,10 @@ class Workspace(Depot):
         os.rename(temporary, "order.json", src_dir_fd=self.hidden, dst_dir_fd=self.hidden)
 
 
-def occupied(path: str) -> OccupiedError:
-    """The error for a file in the way."""
+def occupied(path: str, *, folder: bool = False) -> OccupiedError:
+    """The error for what is in the way: a folder is never replaced."""
+    if folder:
+        return OccupiedError(f"{path} is a folder here: move it away, then run again")
     return OccupiedError(
         f"{path} is here already with other content: move it away, or give --overwrite"
     )
@@ -320,6 +320,8 @@ def _make_folders(output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise DiskError(f"{output} is a file: give another folder with -o") from None
+    except FileNotFoundError:  # in a folder that was removed, or in none of a disk's
+        raise DiskError(f"{output} cannot be made here: give another folder with -o") from None
     for folder in missing:  # or a power cut takes it away, with all that is delivered by then
         above = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

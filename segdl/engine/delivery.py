@@ -6,6 +6,7 @@ And the first question: whether what stands under the final name is the target a
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -84,6 +85,8 @@ class Delivery:
         found = self._workspace.find(target.path)
         if found is None:
             return None
+        if stat.S_ISDIR(found.st_mode):
+            raise occupied(target.path, folder=True)
         same_size = is_file(found) and target.size in (None, found.st_size)
         if same_size and (receipt := self._recognise(task, found, stopped)) is not None:
             return receipt

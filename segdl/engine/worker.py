@@ -312,7 +312,10 @@ class Worker(threading.Thread):
                 raise BrokenError("the body ended early")
             return False
         if not answer.framed and not task.target.digests:
-            raise BrokenError("the body ended with the connection, and nothing says how long it is")
+            raise BrokenError(
+                "the body ended with the connection, and nothing says how long it is: "
+                "give its size or a digest in the manifest"
+            )
         task.learn_end(part.reached)
         task.truncate(part)
         return True
