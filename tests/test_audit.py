@@ -576,6 +576,19 @@ def unfinished(case: Case) -> Case:
     return case
 
 
+def test_a_repair_that_failed_proves_nothing_of_another_object(case: Case) -> None:
+    """Its index is complete, and of what is here; the manifest asks for another by now."""
+    delivered(case)
+    case.files[NAME]["hash"] = {"md5": "0" * 32}
+    assert run(case, "repair").returncode == ExitCode.CONTENT
+    case.files.clear()
+    case.put(made(SIZE, 9), "/other.7z", name=NAME)
+    ended = run(case, "get")
+    assert ended.returncode == ExitCode.DISK
+    assert f"{NAME} is here already with other content" in ended.stdout
+    assert case.final().read_bytes() == DATA
+
+
 def test_clean_removes_what_is_held_and_nothing_else(case: Case) -> None:
     unfinished(case)
     ended = run(case, "clean", "--yes")
