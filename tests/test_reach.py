@@ -245,7 +245,8 @@ def test_n07_a_proxy_that_opens_no_tunnel(case: Case, secure: FaultServer, kind:
     with raw_server(Proxy(REFUSALS[kind][0])) as server:
         run = case.run(proxy=address(server), patience=0.0)
     assert run.code is ExitCode.NETWORK
-    assert "the proxy refuses the way" in str(run.error())
+    told = {"407": "the proxy wants other credentials: 407", "502": ": 502"}[kind]
+    assert str(run.error()).endswith(told)
 
 
 WITHOUT = "import sys; sys.modules['socksio'] = None; import segdl.cli; "
@@ -435,6 +436,25 @@ def test_a_client_certificate_that_cannot_be_used(case: Case, mine: Path, kind: 
     assert (ended.returncode, len(ended.stderr.splitlines())) == (ExitCode.USAGE, 1), ended.stderr
     assert words in ended.stderr
     assert not case.server.requests
+
+
+def test_a_file_of_certificates_without_one(case: Case) -> None:
+    case.put(DATA)
+    empty = case.folder / "empty.pem"
+    empty.write_text("nothing\n", encoding="ascii")
+    ended = get(case, "--ca-file", empty)
+    assert (ended.returncode, ended.stdout) == (ExitCode.USAGE, "")
+    said = f"segdl: --ca-file {empty} cannot be used: it holds no certificate in PEM\n"
+    assert ended.stderr == said
+    assert not case.server.requests
+
+
+def test_n06_a_certificate_of_a_private_authority(case: Case, secure: FaultServer) -> None:
+    """It is said how to trust it."""
+    case.put(DATA, url=secure.url(PATH, QUERY))
+    run = case.run()
+    assert run.code is ExitCode.NETWORK
+    assert str(run.error()).endswith(": give --ca-file for a private authority")
 
 
 def test_a_password_behind_a_certificate_is_not_shown(case: Case, mine: Path) -> None:

@@ -433,22 +433,35 @@ def _suspicious(response: httpx.Response) -> bool:
     return response.status_code == 200 and "content-range" not in response.headers
 
 
+def _distrusted(host: str, reason: str) -> UnreachableError:
+    """A certificate that does not hold, and who can mend that."""
+    private = "issuer" in reason or "self" in reason
+    what = "give --ca-file for a private authority" if private else "tell those who run it"
+    return UnreachableError(
+        f"the TLS certificate of {host} is not valid: {reason.rstrip('.')}: {what}"
+    )
+
+
 def _translate(error: Exception, url: ShareURL, proxy: str | None = None) -> SegdlError:
     """What a request failed with. `proxy` is the address of the one on the way, if one is."""
     host = url.netloc
     if proxy is not None and isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         if (reason := _rejected(error)) is not None:
-            return UnreachableError(f"the TLS certificate of {host} is not valid: {reason}")
+            return _distrusted(host, reason)
         return BusyError(f"{host} cannot be reached through the proxy {proxy}")
     match error:
         case TLSRejected():
-            return UnreachableError(f"the TLS certificate of {host} is not valid: {error.reason}")
+            return _distrusted(host, error.reason)
         case LookupFailed():
             return BusyError(f"the name {url.host} cannot be found")
         case httpx.ConnectTimeout():
             return BusyError(f"{host} does not answer")
         case httpx.ProxyError():
-            return UnreachableError(f"the proxy refuses the way to {host}")
+            status = str(error)[:3]
+            if status == "407":
+                return UnreachableError("the proxy wants other credentials: 407")
+            told = f": {status}" if status.isdecimal() else ""
+            return UnreachableError(f"the proxy refuses the way to {host}{told}")
         case httpx.ConnectError():
             return BusyError(f"{host} cannot be reached")
         case httpx.TimeoutException():

@@ -33,6 +33,8 @@ class Reach:
         """Raises UsageError for what no connection could be made with."""
         if self.key is not None and self.cert is None:
             raise UsageError("--key: there is no --cert that it is the key of")
+        if self.ca_file is not None:
+            self.tls(own=False)
         if self.cert is not None:
             self.tls(own=True)
         if self.proxy is not None:
@@ -47,13 +49,16 @@ class Reach:
 def trust(ca_file: str | None, cert: str | None = None, key: str | None = None) -> ssl.SSLContext:
     """A TLS context: the system's trust store, or `ca_file`; with a client certificate, or none.
 
-    Raises DiskError for the former, UsageError for the latter.
+    Raises UsageError for what cannot be used.
     """
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
-        reason = error.strerror or "it holds no certificate"
-        raise DiskError(f"--ca-file {ca_file} cannot be used: {reason}") from None
+        pem = isinstance(error, ssl.SSLError)
+        reason = "it holds no certificate in PEM" if pem else error.strerror or "it cannot be read"
+        if ca_file is None:
+            raise DiskError(f"the system's certificates cannot be used: {reason}") from None
+        raise UsageError(f"--ca-file {ca_file} cannot be used: {reason}") from None
     if cert is not None:
         _identify(context, cert, key)
     return context
