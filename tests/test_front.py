@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import re
@@ -19,9 +20,12 @@ from segdl.core.manifest import Pieces, Target
 from segdl.core.plan import Layout, Pin, Place, Record
 from segdl.core.proof import Proof
 from segdl.core.urls import parse_url
+from segdl.core.verdict import Accepted
 from segdl.edges.index import Heading, Index, read_index
 from segdl.edges.parts import Part, open_window, part_name
+from segdl.edges.workspace import Workspace
 from segdl.engine.front import MOST_COPIED, Files, Front
+from segdl.engine.task import Task
 
 SIZE, PIECE = 1_000_001, 100_000
 DATA = random.Random(1).randbytes(SIZE)
@@ -290,6 +294,39 @@ def test_a_front_that_was_stopped_by_the_disk_goes_on(files: Files, tmp_path: Pa
     assert front.advance(files, lost.append)
     assert not lost
     assert exact(files)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Iterator[Task]:
+    workspace = Workspace(tmp_path)
+    begun = Task(target(), workspace, PIECE)
+    begun.admit(Accepted(0, None, Pin(SIZE, '"e"')))
+    yield begun
+    begun.over = True
+    begun.close_if_over()  # each file once: another target may have its number by the second time
+    workspace.close()
+
+
+def test_a_part_file_that_a_merger_removes_while_all_starts_again(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: [*there(folder), part_name(3)])  # gone since
+    task.restart()
+    assert task.epoch == 1
+
+
+def test_no_file_is_closed_twice_after_a_start_that_failed(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as failing:
+        failing.setattr("segdl.engine.task.open_window", _no_descriptor_left)
+        with pytest.raises(OSError, match="open files"):
+            task.restart()
+
+
+def _no_descriptor_left(folder: int, name: str) -> int:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not here: no system call to see")

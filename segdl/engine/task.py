@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -335,15 +335,16 @@ class Task:
 
     def _renew(self) -> None:
         """New files for the same names; what still writes to the old ones does no harm."""
-        folder = self.files.folder
-        self._retired.append(self.files.merged)
+        old, folder = self.files, self.files.folder
         if folder is None:
             self._files = None
-            return
-        for name in os.listdir(folder):
-            if name == merge.NAME or name.endswith(".part"):
-                os.unlink(name, dir_fd=folder)
-        self._files = Files(folder, open_window(folder, merge.NAME), self.files.index)
+        else:
+            for name in os.listdir(folder):
+                if name == merge.NAME or name.endswith(".part"):
+                    with suppress(FileNotFoundError):  # a merger removes what it has copied
+                        os.unlink(name, dir_fd=folder)
+            self._files = Files(folder, open_window(folder, merge.NAME), old.index)
+        self._retired.append(old.merged)
 
     # -- parts -------------------------------------------------------------------------------------
 
