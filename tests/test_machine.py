@@ -541,7 +541,9 @@ class Machine(RuleBasedStateMachine):
 
     def pins(self) -> list[dict[str, Any]]:
         """The lines of the index that say which object all that follows is of."""
-        lines = [line for index in self.work("index.jsonl") for line in index.open("rb")]
+        lines = [
+            line for index in self.work("index.jsonl") for line in index.read_bytes().splitlines()
+        ]
         return [said for line in lines if (said := unseal(line)) and said["kind"] == "pin"]
 
     # -- what must hold ----------------------------------------------------------------------------
