@@ -6,7 +6,9 @@ run is checked by `orders.Case`; what a row adds stands in its table.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ from segdl.core.digests import digest, digest_of_parts
 from segdl.core.errors import ExitCode
 from segdl.core.options import RateLimit, parse_rate
 from segdl.core.report import Grade
+from segdl.engine.task import Task
 from tests.canary import CANARY
 from tests.faults import EVERY_PATH, Answer, Fault, FaultServer, Seen, TCPProxy, Wire, faults
 from tests.orders import (
@@ -624,6 +627,26 @@ def test_s09_replaced_between_two_runs(case: Case, conditions: bool, size: int) 
     assert run.held == 3 * SEGMENT
     assert run.code is DONE
     case.check_delivered()
+
+
+def test_s09_replaced_and_the_disk_does_not_let_it_begin_again(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is this target's failure, and no other's."""
+    case.put(DATA, sized=False)
+    case.put(made(SIZE, 3), "/other.7z")
+    case.server.script(PATH, replacing(case, OTHER), on=3)
+
+    def fail(task: Task) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Task, "restart", fail)
+        run = case.run(connections=1)
+    assert (run.code, run.error().target) == (ExitCode.DISK, NAME)
+    assert [receipt.path for receipt in run.report.receipts] == ["other.7z"]
+    case.may_hold(NAME, OTHER)
+    case.finish(again=True)
 
 
 def test_s09_replaced_and_not_what_the_manifest_wants(case: Case) -> None:

@@ -602,12 +602,19 @@ class Desk:
         self.left_out[host, error.cause] = replace(mirror, targets=mirror.targets + 1)
         self._emit(events.MirrorLeft(target=path, host=host, **events.trouble(error)))
 
-    def _restart(self, job: int, wait: float) -> None:
+    def _restart(self, job: int, wait: float) -> bool:
+        """Begin a target again from nothing; False if the disk does not let it, and it is over."""
         task = self.tasks[job]
         with self._change:
-            task.restart()
+            try:
+                task.restart()
+            except OSError as error:
+                self._schedule.over(job)
+                self._fail(job, disk_error(error))
+                return False
             self._schedule.restarted(job, task.layout.count, time.monotonic() + wait)
             self._change.notify_all()
+            return True
 
     def _pause_target(self, job: int, error: SegdlError) -> None:
         path = self.targets[job].path
@@ -705,13 +712,8 @@ class Desk:
     def _renew(self, job: int, target: Target, other: Target) -> None:
         self.targets[job] = replace(target, urls=other.urls)
         task = self.tasks.get(job)
-        if task is not None and not task.relink(other.urls):
-            try:
-                self._restart(job, 0.0)
-            except OSError as error:
-                self._schedule.over(job)
-                self._fail(job, disk_error(error))
-                return
+        if task is not None and not task.relink(other.urls) and not self._restart(job, 0.0):
+            return
         resumed = self._schedule.replace_hosts(job, _hosts(other.urls), last_end(other.urls))
         if resumed:
             del self.failures[job]
