@@ -1,8 +1,8 @@
 """A part: the window on a file that one segment's bytes go into.
 
 The window is a part file of its own, or, for a segment at the front (of a big target, near it), its
-place in the merged file; who writes sees no difference. Its digests run along as bytes land, so that a record can
-vouch for what is there at any time, without a flush.
+place in the merged file; who writes sees no difference. Its digests run along as bytes land, so
+that a record can vouch for what is there at any time, without a flush.
 
 While nothing else is to be done, the end of a part may be lent: it becomes a *tail*, a part with a
 file of its own, whose bytes are taken in once the part has come to where the tail begins.
