@@ -125,6 +125,10 @@ def test_it_tells_versions_and_the_machine(case: Case, monkeypatch: pytest.Monke
     assert system["file_system"]
     room = os.statvfs(case.out)
     assert system["size_bytes"] == room.f_blocks * room.f_frsize
+    assert 0 <= system["free_bytes"] <= system["size_bytes"]
+    assert 0 <= system["free_inodes"] <= room.f_files
+    assert 1 <= system["cpus_allowed"] <= system["cpus"]
+    assert system["memory_available_bytes"] <= system["memory_bytes"]
     assert system["open_files_limit"]["soft"]
     assert system["encoding"]
     assert system["time"][-6] in "+-"  # an offset, as RFC 3339 has it

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from pathlib import Path
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 import segdl
 from segdl.core.complaint import read_complaint
-from segdl.core.diagnosis import Diagnosis, Kind, Who
+from segdl.core.diagnosis import EXPIRED, MISSING, Diagnosis, Kind, Who
 from segdl.core.errors import BusyError, ExpiredError, RefusedError, SegdlError, TransientError
 from segdl.core.events import TargetFailed, trouble
 from segdl.core.head import Head
@@ -320,6 +321,22 @@ def test_the_table_is_whole() -> None:
     assert len({row[0] for row in TABLE}) == len(TABLE) >= 40
     assert {row[3] for row in TABLE} == set(Kind)
     assert {row[4] for row in TABLE} == set(Who)
+
+
+@pytest.mark.parametrize(
+    ("skew", "words"),
+    [
+        (None, ""),
+        (-299.0, ""),
+        (299.0, ""),
+        (-300.0, " (this machine's clock is 5 minutes behind the server's)"),
+        (300.0, " (this machine's clock is 5 minutes ahead of the server's)"),
+    ],
+)
+def test_a_clock_is_spoken_of_where_it_can_explain(skew: float | None, words: str) -> None:
+    expired = f"the link has expired (403): get a fresh manifest{words}"
+    assert replace(EXPIRED, skew=skew).sentence("403") == expired
+    assert "clock" not in replace(MISSING, skew=skew).sentence("404")
 
 
 @pytest.mark.parametrize(

@@ -302,6 +302,16 @@ def test_what_fails_for_good_needs_no_room_and_what_is_delivered_neither() -> No
     assert weighed(outset(), here, ground=ground).exit_code == ExitCode.DONE
 
 
+def test_what_cannot_be_fetched_now_will_need_its_room() -> None:
+    terms, late = Terms(ahead=0), outset(Link(url(), error=EXPIRED), path="b")
+    ground = replace(GROUND, free=2 * SIZE - 7)
+    found = weighed(outset(), late, terms=terms, ground=ground)
+    assert found.exit_code == ExitCode.LINKS
+    assert "with what cannot be fetched now, 7 bytes of room lack" in texts(found)
+    enough = weighed(outset(), late, terms=terms, ground=replace(ground, free=2 * SIZE))
+    assert "of room lack" not in texts(enough)
+
+
 # -- links against time ----------------------------------------------------------------------------
 
 LASTS = SIZE / 3600  # bytes a second at which one target is done as its link ends
