@@ -1243,6 +1243,28 @@ def test_a_clean_end_under_tls_ends_the_body(
         assert fetched(make(tls=trusting), server, scheme="https") == b"hello"
 
 
+def test_what_comes_before_a_short_end_under_tls_is_kept(
+    make: Make, server_tls: ssl.SSLContext, trusting: ssl.SSLContext, made: Callable[..., bytes]
+) -> None:
+    """However many records one read takes up, the end that comes with them costs none."""
+    data = made(100_000, 4)
+
+    def handler(sock: socket.socket) -> None:
+        assert isinstance(sock, ssl.SSLSocket)
+        read_head(sock)
+        sock.sendall(OK + b"Content-Length: 300000\r\n\r\n" + data)
+        sock.unwrap()
+
+    with raw_server(handler, tls=server_tls) as server:
+        response = get(make(tls=trusting), server, scheme="https")
+        body, view, found = body_of(response), memoryview(bytearray(300_000)), b""
+        with contextlib.closing(response), pytest.raises(httpx.RemoteProtocolError, match="short"):
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    found += view[: body.readinto(view)]
+        assert found == data
+
+
 def test_a_context_that_hides_a_cut_is_set_right(
     make: Make, server_tls: ssl.SSLContext, authority: trustme.CA
 ) -> None:
