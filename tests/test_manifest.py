@@ -336,6 +336,11 @@ def test_both_lines_of_a_collision_are_named() -> None:
     assert one(text) == "m:4: 'a' is the path of another file of the order (line 1)"
 
 
+def test_one_anchor_is_one_fault() -> None:
+    text = "segdl: 1\norder: &a x\nfiles: [{url: http://h/a}]"
+    assert one(text) == "m:2: order: has an anchor; a manifest has none"
+
+
 def test_a_wrong_file_still_collides() -> None:
     files = ["{path: a, url: x}", "{path: a, url: http://h/a}"]
     assert [f.field for f in faults(order(*files))] == ["files[0].url", "files[1].path"]
@@ -503,6 +508,11 @@ def test_metalink() -> None:
                 "4: files[0].hash.md5: expected 32",
                 "5: files[0].hash.md5: is given twice",
             ],
+        ),
+        (
+            META + '<file name="a"><url>http://h/a</url>\n<size>1</size>\n<size>2</size></file>'
+            '<file name="b"><url>http://h/b</url></file></metalink>',
+            ["3: files[0].size: is given twice; the first one stands above (line 2)"],
         ),
         (
             META + '<file name="a"><url>http://h/a</url>\n<pieces length="9" type="md5">\n'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import time
 from typing import Any
 
@@ -298,3 +299,13 @@ def test_python_may_give_what_the_command_line_takes(name: str, given: Any, mean
 def test_python_hears_at_once_what_cannot_be_meant(name: str, given: Any) -> None:
     with pytest.raises(UsageError, match=f"^--{name.replace('_', '-')}: "):
         Options(**{name: given})
+
+
+@pytest.mark.parametrize("always", [None, 1024])
+def test_a_limit_that_cannot_be_meant(always: int | None) -> None:
+    (hours,) = options.parse_rate("08:00-18:00=1KiB").windows
+    assert RateLimit(1024, (hours,)).always == 1024
+    with pytest.raises(UsageError, match="at least 1KiB a second, found 1023"):
+        RateLimit(always, (hours, replace(hours, rate=1023)))
+    with pytest.raises(UsageError, match="at least 1KiB a second, found 7"):
+        RateLimit(7, (hours,))

@@ -260,15 +260,22 @@ def test_a_file_to_be_hashed_needs_neither_line_nor_room() -> None:
 def test_a_name_that_this_file_system_does_not_take(name: str, longest: int, code: int) -> None:
     found = weighed(outset(path=name), ground=replace(GROUND, longest_name=longest))
     assert found.exit_code == code
+    said = f"a name of 144 bytes, where this file system takes {longest}: give another folder"
+    assert [str(p.error).startswith(said) for p in found.failing] == [True] * bool(code)
 
 
 def test_names_that_others_cannot_open_are_notes() -> None:
     path = "/".join(["x" * 100] * 3)
-    found = weighed(outset(path=path), root="/" + "o" * 3900)
+    found = weighed(outset(path=path), outset(path="z"), root="/" + "o" * 3900)
     assert found.exit_code == ExitCode.DONE
+    assert [note.path for note in found.notes if "Windows" in note.text] == [path]
     assert "Windows may not open it" in texts(found)
     assert "many programs here open 4096" in texts(found)
     assert weighed(outset()).notes[1:] == ()
+
+
+def test_an_order_without_files_is_a_go() -> None:
+    assert weighed().exit_code == ExitCode.DONE
 
 
 # -- room ------------------------------------------------------------------------------------------
@@ -378,6 +385,9 @@ def test_links_end_by_the_servers_clock() -> None:
     found = weighed(at_the_servers, terms=Terms(rate=2 * LASTS))
     assert found.exit_code == ExitCode.LINKS
     assert "this machine's clock is 58 minutes behind that of h" in texts(found)
+    ahead = weighed(outset(good(skew=-3500.0)))
+    assert "this machine's clock is 58 minutes ahead of that of h" in texts(ahead)
+    assert "clock" not in texts(weighed(outset(good(skew=299.0))))
 
 
 # -- the rate --------------------------------------------------------------------------------------

@@ -43,6 +43,14 @@ def test_a_spelling_of_a_secret(spell: Callable[[str], str]) -> None:
     assert url.mask(f"bad ({spell(SECRET)}) here") == "bad (***) here"
 
 
+@pytest.mark.parametrize("spell", SPELLINGS.values(), ids=list(SPELLINGS))
+def test_a_spelling_of_a_password(spell: Callable[[str], str]) -> None:
+    """A header's value has signs in it that no query has."""
+    password = f"{CANARY}\"<'>&\\/end"
+    found = Secret.of(password)
+    assert found is not None and found.blot(f"bad ({spell(password)}) here") == "bad (***) here"
+
+
 def test_a_query_without_names_is_a_secret() -> None:
     assert parse_url(f"http://h/a?{CANARY}").mask(f"no {CANARY}!") == "no ***!"
 

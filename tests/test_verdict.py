@@ -325,6 +325,12 @@ def test_every_row_has_a_name_of_its_own() -> None:
     assert rows <= {name.split()[0] for name in names}
 
 
+def test_a_416_is_told_by_its_number() -> None:
+    for ask in (Ask(5, 6), SIZED):  # from beyond the end; of an empty object that should not be
+        verdict = judge(ask, h(416, content_range="bytes */0"), NOW)
+        assert isinstance(verdict, SizeError) and verdict.status == 416
+
+
 def test_an_answer_whose_labels_are_others_contradicts_its_pin() -> None:
     """One of the two answers erred; which of them, only a third can tell."""
     for head in (part(100, 200, etag=None), part(100, 200, content_encoding="gzip")):

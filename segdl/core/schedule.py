@@ -899,6 +899,7 @@ class Schedule:
 
     def _later(self, work: Fetch, entry: Job, when: float, now: float) -> Again:
         entry.busy.pop(work.segment, None)
+        entry.lost.discard(work.segment)
         entry.waiting[work.segment] = when
         return Again(when - now)
 
