@@ -38,6 +38,12 @@ os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 """
 EXEC = "os.execv(sys.argv[1], sys.argv[1:])"
+AS_BIG = """
+import sys, segdl.engine.front
+from segdl.cli import main
+segdl.engine.front.BIG = 1
+sys.exit(main())
+"""
 
 Ended = subprocess.CompletedProcess[str]
 
@@ -54,8 +60,10 @@ def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, 
     return {**kept, "HOME": str(home), **paths, **QUIET, **secrets, **(more or {})}
 
 
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "segdl", *map(str, arguments)]
+def command(*arguments: str | Path, big: bool = False) -> list[str]:
+    """If `big`, every target is written as one that is big."""
+    program = ("-c", AS_BIG) if big else ("-m", "segdl")
+    return [sys.executable, *program, *map(str, arguments)]
 
 
 def segdl(
@@ -108,6 +116,7 @@ def running(
     cwd: Path,
     env: Mapping[str, str] | None = None,
     prepare: str = "",
+    big: bool = False,
     **more: Any,
 ) -> Iterator[Running]:
     """Start it, and see to it that it ends. `prepare` is Python, run in the child before segdl."""
@@ -116,7 +125,7 @@ def running(
     }  # fmt: skip
     launch = [sys.executable, "-c", f"{SIGNALS}\n{prepare}\n{EXEC}"]
     process = subprocess.Popen(
-        [*launch, *command(*arguments)], cwd=cwd, env=environment(cwd, env), text=True,
+        [*launch, *command(*arguments, big=big)], cwd=cwd, env=environment(cwd, env), text=True,
         **streams | more,
     )  # fmt: skip
     with process:

@@ -47,9 +47,10 @@ SHORTER: dict[str, Any] = {  # so that little is long enough for everything
     "segdl.core.pace._FIRST": 0.02,
     "segdl.core.pace.PROBE_WAITS": (0.05, 0.1, 0.2),
 }
-SHORTENED = f"""
+BIG = {"segdl.engine.front.BIG": 1}  # all targets are written as big ones are
+SHORTENED = """
 from unittest.mock import patch
-for name, value in {SHORTER!r}.items():
+for name, value in {!r}.items():
     patch(name, value).start()
 """
 SOMEWHERE = st.integers(0, SIZE - 1)
@@ -195,8 +196,7 @@ class Machine(RuleBasedStateMachine):
         self.stack = ExitStack()
         self.server = self.stack.enter_context(FaultServer())
         folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
-        for name, value in SHORTER.items():
-            self.stack.enter_context(patch(name, value))
+        self.patches: dict[str, Any] = {}
         self.case = Case(self.server, folder)
         self.proof, self.opaque, self.sized = Proof.NOTHING, False, True
         self.story: list[str] = []
@@ -208,13 +208,17 @@ class Machine(RuleBasedStateMachine):
         self.before: list[dict[str, bytes]] = []  # what the target's folder held after earlier runs
 
     @initialize(proof=st.sampled_from(Proof), opaque=st.booleans(), sized=st.booleans(),
-                last=HURTS | st.none())  # fmt: skip
-    def order(self, proof: Proof, opaque: bool, sized: bool, last: Hurt | None) -> None:
+                big=st.booleans(), last=HURTS | st.none())  # fmt: skip
+    def order(self, proof: Proof, opaque: bool, sized: bool, big: bool, last: Hurt | None) -> None:
         """`last` is done before the run that everything ends with."""
+        self.patches = SHORTER | (BIG if big else {})
+        for name, value in self.patches.items():
+            self.stack.enter_context(patch(name, value))
         self.last = last
         self.proof, self.opaque, self.sized = proof, opaque, sized
         tag = "an ETag that says nothing of the content" if opaque else "an MD5 as ETag"
-        self.story.append(f"{proof}, {tag}, {'sized' if sized else 'of unknown size'}; last {last}")
+        size = f"{'sized' if sized else 'of unknown size'}{', as if big' if big else ''}"
+        self.story.append(f"{proof}, {tag}, {size}; last {last}")
         self.serve(Version(made(SIZE, 0), "/orders/a.7z"), told=True)
 
     @property
@@ -414,7 +418,9 @@ class Machine(RuleBasedStateMachine):
         """kill -9 once that many bytes were sent, or at its end."""
         self.wanted_again()
         self.script(faults.trickle(4e6))
-        with Child(self.case, SHORTENED, connections=connections, **QUICKLY) as child:
+        with Child(
+            self.case, SHORTENED.format(self.patches), connections=connections, **QUICKLY
+        ) as child:
             until(lambda: self.server.sent() >= count or child.ended(), 20.0)
             child.signal(signal.SIGKILL)
             child.wait()

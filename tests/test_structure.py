@@ -140,12 +140,14 @@ def test_the_runtime_needs_the_four_and_h11() -> None:
 def test_the_guarantees_name_the_tests_that_were_seen_to_fail() -> None:
     """The README's table and `scripts/torture planted` have the same tests, for every promise."""
     readme = (ROOT.parent / "README.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| (\d+) \| .*\| ([^|]*) \|$", readme, re.MULTILINE))
+    section = readme.partition("## Guarantees")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| (\d+) \| .*\| ([^|]*) \|$", section, re.MULTILINE))
     named = {int(number): set(re.findall(r"`(test_\w+)`", tests)) for number, tests in rows.items()}
     planted: dict[int, set[str]] = {}
     for bug in BUGS:
-        planted.setdefault(bug.promise, set()).add(bug.test.partition("::")[2])
-    assert {number: tests for number, tests in named.items() if tests} == planted
+        if "::" in bug.test:  # and no story of the state machine
+            planted.setdefault(bug.promise, set()).add(bug.test.partition("::")[2])
+    assert named == planted
     assert set(planted) == set(range(1, 16))
 
 

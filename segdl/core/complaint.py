@@ -6,7 +6,6 @@ never parsed as documents, escaped, and cut.
 
 from __future__ import annotations
 
-import html
 import re
 from dataclasses import dataclass
 
@@ -71,17 +70,23 @@ def printable(text: str, longest: int = _LONGEST) -> str:
 def _field(text: str, *names: str) -> str | None:
     for name in names:
         if found := re.search(_FIELD.format(name), text):
-            return html.unescape(found[1] or found[2])
+            return _unescaped(found[1] or found[2])
     return None
 
 
 def _summary(text: str) -> str | None:
     """A page's title, or a plain text's first line."""
     if found := _TITLE.search(text):
-        return html.unescape(found[1])
+        return _unescaped(found[1])
     start = text.lstrip()
     return None if not start or start[0] in "<{[" else start.splitlines()[0]
 
 
 def _shown(text: str | None, longest: int) -> str | None:
     return (printable(text, longest) or None) if text else None
+
+
+def _unescaped(text: str) -> str:
+    import html  # most runs meet no complaint
+
+    return html.unescape(text)

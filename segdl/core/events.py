@@ -163,6 +163,8 @@ class UrlExpired(Trouble):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetPaused(Event):
+    """It waits for something that segdl has not in hand."""
+
     event: ClassVar[str] = "target_paused"
     target: str
     cause: str
@@ -170,6 +172,8 @@ class TargetPaused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetResumed(Event):
+    """It waits no longer."""
+
     event: ClassVar[str] = "target_resumed"
     target: str
 
@@ -210,12 +214,16 @@ class TargetDone(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetFailed(Trouble):
+    """It is not delivered by this run."""
+
     event: ClassVar[str] = "target_failed"
     target: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderFinished(Event):
+    """The last event of a run."""
+
     event: ClassVar[str] = "order_finished"
     delivered: int
     failed: int

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from segdl.core.complaint import actual_size, printable, read_complaint
 from segdl.core.diagnosis import Diagnosis, Kind
-from segdl.core.doctor import Case, diagnose
 from segdl.core.errors import (
     BusyError,
     ExpiredError,
@@ -35,6 +35,9 @@ from segdl.core.plan import Pin
 from segdl.core.ranges import LARGEST, parse_content_range, parse_unsatisfied
 from segdl.core.traffic import Quota, read_quota
 from segdl.core.urls import ShareURL
+
+if TYPE_CHECKING:
+    from segdl.core.doctor import Case
 
 LONGEST_WAIT = 60.0  # seconds: Retry-After is obeyed up to here
 
@@ -253,6 +256,8 @@ def _contradiction(head: Head, what: str) -> MisansweredError:
 
 def refusal(ask: Ask, head: Head, now: float) -> SegdlError:
     """What a status of 400 or more means for the work. Why a link is refused, `doctor` decides."""
+    from segdl.core.doctor import Case  # most runs meet no refusal
+
     complaint = read_complaint(head.excerpt)
     words = str(complaint).removeprefix(str(head.status)).strip()  # nginx's title repeats it
     said = f"{head.status} {words}".strip()
@@ -269,6 +274,8 @@ def _refusal(ask: Ask, head: Head, case: Case, said: str) -> SegdlError:
         return TransientError(f"the server asks for another try: {said}")
     if head.status == 407:
         return UnreachableError(f"the proxy wants other credentials: {said}")
+    from segdl.core.doctor import diagnose
+
     diagnosis = diagnose(case)
     error = _refused(case, diagnosis, diagnosis.sentence(said))
     error.diagnosis = diagnosis

@@ -69,6 +69,7 @@ class Plan:
     segment: int
     rate: int | None
     kills: tuple[tuple[str, int], ...]  # of runs before the last: at the n-th of a call
+    big: bool = False  # whether each target is written as a big one is
 
     def words(self) -> Iterator[str]:
         yield from ("-c", str(self.connections), "--segment-size", str(self.segment))
@@ -90,6 +91,7 @@ def _planned(chance: random.Random, order: Order) -> Plan:
         segment=segment,
         rate=max(total // 4, KIB) if chance.random() < 0.1 else None,  # it flushes in between
         kills=tuple((chance.choice(STEPS), chance.randint(1, 12)) for _ in range(count)),
+        big=chance.random() < 0.5,
     )
 
 
@@ -113,8 +115,9 @@ def recorded(order: Order, plan: Plan) -> Recording:
     log = order.folder / "log"
     for kill in (*plan.kills, None):
         at = ("-e", f"inject={kill[0]}:signal=SIGKILL:when={kill[1]}") if kill else ()
+        program = command(*words, *plan.words(), big=plan.big)
         ended = subprocess.run(
-            [*STRACE, "-o", str(log), "-e", f"trace={CALLS}", *at, *command(*words, *plan.words())],
+            [*STRACE, "-o", str(log), "-e", f"trace={CALLS}", *at, *program],
             cwd=order.out.parent, env=environment(order.folder), capture_output=True, text=True,
             timeout=60, check=False,
         )  # fmt: skip

@@ -68,6 +68,7 @@ class Plan:
     connections: int
     rate: int | None  # bytes a second
     moments: tuple[Moment, ...]
+    big: bool  # whether each target is written as a big one is
 
     @property
     def total(self) -> int:
@@ -100,6 +101,7 @@ def planned(chance: random.Random, kind: FileSystem) -> Plan:
         connections=chance.randint(1, 8),
         rate=rate,
         moments=tuple(moments),
+        big=chance.random() < 0.5,
     )
 
 
@@ -262,7 +264,7 @@ class _Trial:
             running(
                 "get", order.manifest(), "-o", order.out, "--progress", "json",
                 "-c", str(plan.connections), "--segment-size", str(plan.segment), *limit,
-                cwd=order.folder, stderr=said,
+                cwd=order.folder, stderr=said, big=plan.big,
             ) as child,
         ):  # fmt: skip
             reader = threading.Thread(target=_read, args=(child.process, ran.events))
