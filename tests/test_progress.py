@@ -232,7 +232,7 @@ def bar(written: str, name: str = "order") -> str:
 def test_bars_fit_the_terminal(columns: int, rows: int, case: Case) -> None:
     for number in range(8):
         case.put(SLOW, f"/chips/{number}-an-archive-with-a-long-name.7z")
-    code, lines, written = on_terminal(case, columns, rows, "-c", "8", "--limit-rate", "16MiB")
+    code, lines, written = on_terminal(case, columns, rows, "-c", "8", "--limit-rate", "8MiB")
     assert code == 0
     assert "".join(lines).startswith("Delivered 8 of 8 files in out: 16.0 MiB")
     drawn = re.split(r"[\r\n]|\x1b\[\w", written.partition("Delivered")[0])
