@@ -38,12 +38,8 @@ os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 """
 EXEC = "os.execv(sys.argv[1], sys.argv[1:])"
-AS_BIG = """
-import sys, segdl.engine.front
-from segdl.cli import main
-segdl.engine.front.BIG = 1
-sys.exit(main())
-"""
+BIG = "import segdl.engine.front; segdl.engine.front.BIG = 1"  # for all targets
+AS_BIG = f"import sys; {BIG}; from segdl.cli import main; sys.exit(main())"
 
 Ended = subprocess.CompletedProcess[str]
 

@@ -35,6 +35,7 @@ from segdl.core.schedule import Fetch, Schedule
 from segdl.engine.audit import status
 from segdl.engine.worker import CHECKPOINT, LINGER
 from tests.canary import CANARY
+from tests.commands import BIG
 from tests.faults import EVERY_PATH, Answer, FaultServer, Seen, Wire, faults
 from tests.orders import (
     NAME,
@@ -143,9 +144,7 @@ KILLS = {
     "at full speed": Kills(1, 2 * MIB, 6 * MIB, None),
     "at a steady rate": Kills(2, 2 * MIB, 4 * MIB, 6e6),
     "in small segments": Kills(3, SEGMENT, 1 * MIB, 3e6),
-    "as if they were big": Kills(
-        4, SEGMENT, 2 * MIB, 3e6, "import segdl.engine.front as f; f.BIG = 1"
-    ),
+    "as if they were big": Kills(4, SEGMENT, 2 * MIB, 3e6, BIG),
 }
 CONNECTIONS = 4
 

@@ -328,7 +328,7 @@ def _exhausted(error: TransientError) -> UnreachableError:
 
 def to_be_hashed(target: Target, present: Present | None) -> bool:
     """Whether `get` will hash a file that is there, before it asks for any link."""
-    if present is None or present.size is None or not (target.digests or target.pieces):
+    if present is None or present.size is None or not target.provable:
         return False
     return target.size in (None, present.size)
 
@@ -392,7 +392,7 @@ def _etag_notes(target: Target, link: Link) -> Iterator[str]:
 
 def _mirror_notes(outset: Outset, good: Sequence[Link]) -> Iterator[str]:
     """Mirrors that will not do, and those that have another object than the first that does."""
-    first, provable = good[0].pin, bool(outset.target.digests or outset.target.pieces)
+    first, provable = good[0].pin, outset.target.provable
     for link in outset.links:
         if link.error is not None:
             yield f"the mirror {link.url.netloc} is of no use: {worded(link.error)}"

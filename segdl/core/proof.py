@@ -87,7 +87,7 @@ class Proof:
     @property
     def _etag(self) -> str | None:
         """The ETag, where it could say anything about the target's bytes that is not known."""
-        if self.pin is None or self.target.slice or self.target.digests or self.target.pieces:
+        if self.pin is None or self.target.slice or self.target.provable:
             return None
         return self.pin.etag
 

@@ -64,7 +64,7 @@ class Offers:
 
     def unproved(self, target: Target) -> bool:
         """Whether there is a file for the target that nothing in the manifest could prove."""
-        return not (target.digests or target.pieces) and bool(self._named(target))
+        return not target.provable and bool(self._named(target))
 
     def _named(self, target: Target) -> list[Candidate]:
         return self._by_name.get(_name(target.path), [])

@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from segdl.core.complaint import actual_size, printable, read_complaint
+from segdl.core.complaint import Complaint, actual_size, printable, read_complaint
 from segdl.core.diagnosis import Diagnosis, Kind
 from segdl.core.errors import (
     BusyError,
@@ -256,26 +256,25 @@ def _contradiction(head: Head, what: str) -> MisansweredError:
 
 def refusal(ask: Ask, head: Head, now: float) -> SegdlError:
     """What a status of 400 or more means for the work. Why a link is refused, `doctor` decides."""
-    from segdl.core.doctor import Case  # most runs meet no refusal
-
     complaint = read_complaint(head.excerpt)
-    words = str(complaint).removeprefix(str(head.status)).strip()  # nginx's title repeats it
-    said = f"{head.status} {words}".strip()
-    error = _refusal(ask, head, Case(head, complaint, ask.url, now, ask.proven), said)
+    error = _refusal(ask, head, complaint, now)
     error.status, error.code = head.status, complaint.code
     error.request_id = complaint.request_id or head.request_id
     return error
 
 
-def _refusal(ask: Ask, head: Head, case: Case, said: str) -> SegdlError:
+def _refusal(ask: Ask, head: Head, complaint: Complaint, now: float) -> SegdlError:
+    from segdl.core.doctor import Case, diagnose  # late: most runs meet no refusal
+
+    words = str(complaint).removeprefix(str(head.status)).strip()  # nginx's title repeats it
+    said = f"{head.status} {words}".strip()
+    case = Case(head, complaint, ask.url, now, ask.proven)
     if head.status >= 500 or head.status == 429:
         return BusyError(f"the server is busy: {said}", retry_after=_wait(head, case.there))
     if head.status in (408, 425):
         return TransientError(f"the server asks for another try: {said}")
     if head.status == 407:
         return UnreachableError(f"the proxy wants other credentials: {said}")
-    from segdl.core.doctor import diagnose
-
     diagnosis = diagnose(case)
     error = _refused(case, diagnosis, diagnosis.sentence(said))
     error.diagnosis = diagnosis

@@ -51,10 +51,9 @@ class Delivery:
     def perhaps(self, target: Target, receipt: Receipt) -> bool:
         """Whether a target that is not believed was delivered from another place, by an object of
         the same ETag: its server can tell. Raises OSError."""
-        provable = target.digests or target.pieces
         offset = target.slice.offset if target.slice else 0
         same = target.size in (None, receipt.size) and receipt.offset == offset
-        asks = same and receipt.size and receipt.etag and not provable
+        asks = same and receipt.size and receipt.etag and not target.provable
         return bool(asks) and self._stands(receipt)
 
     def _stands(self, receipt: Receipt) -> bool:
@@ -90,8 +89,7 @@ class Delivery:
         same_size = is_file(found) and target.size in (None, found.st_size)
         if same_size and (receipt := self._recognise(task, found, stopped)) is not None:
             return receipt
-        provable = target.digests or target.pieces
-        if self._overwrite or (same_size and not provable):
+        if self._overwrite or (same_size and not target.provable):
             return None  # without a digest the content is compared when all of it is here
         raise occupied(target.path)
 
@@ -105,7 +103,7 @@ class Delivery:
         target = task.target
         layout = Layout(found.st_size, task.layout.segment_size)
         ours = layout == task.layout and len(task.front.held) == layout.count
-        if not (target.digests or target.pieces or ours):
+        if not (target.provable or ours):
             return None
         file = self._workspace.open_final(target.path)
         try:
@@ -119,8 +117,7 @@ class Delivery:
                 task.proof.check_segment(number, values)
         except ContentError:
             return None
-        proved = target.digests or target.pieces
-        if not proved and own != _own(task):
+        if not target.provable and own != _own(task):
             return None
         receipt = _receipt(task, found, digests, own, task.proof.grade(digests, segments))
         self._workspace.flush_final(target.path)  # nobody has, perhaps: it may just be copied here

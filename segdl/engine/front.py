@@ -80,7 +80,7 @@ class Front:
 
     def _is_near(self, number: int) -> bool:
         size, ahead = self.layout.size or 0, number - self._number
-        return size >= BIG and 0 <= ahead * self.layout.segment_size < NEAR
+        return size >= BIG and ahead * self.layout.segment_size < NEAR
 
     def bytes(self) -> int:
         """How many bytes the held segments have."""

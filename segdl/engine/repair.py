@@ -99,7 +99,7 @@ class _Seed:
         target, receipt, check = self._target, self._receipt, self._finding.check
         ours = {url.object_name for url in target.urls}
         etag = receipt.etag if receipt and receipt.object in ours else None
-        provable = etag or target.digests or target.pieces
+        provable = etag or target.provable
         if not (self._finding.located and provable and check.size):
             return None
         if receipt is not None and not receipt.resumable:

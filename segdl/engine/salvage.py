@@ -178,7 +178,7 @@ class Salvage:
     # -- what another segdl has --------------------------------------------------------------------
 
     def _take_delivered(self, task: Task, folder: Folder, stopped: Stopped) -> None:
-        if not _is_provable(task.target):  # else its file was a candidate
+        if not task.target.provable:  # else its file was a candidate
             vouched = folder.delivered(task.target)
             if vouched is not None:
                 _take(task, vouched, folder.depot.open_final, stopped)
@@ -209,7 +209,7 @@ def _take(task: Task, vouched: Vouched, opened: Opened, stopped: Stopped) -> Non
 
 def _numbers(task: Task, vouched: Vouched) -> list[int]:
     """The segments to take: without a digest in the manifest never all that are missing."""
-    target, provable = task.target, _is_provable(task.target)
+    target, provable = task.target, task.target.provable
     if target.pieces is not None and target.pieces.size != vouched.layout.segment_size:
         return []
     if task.pin is not None and task.layout != vouched.layout:
@@ -222,10 +222,6 @@ def _numbers(task: Task, vouched: Vouched) -> list[int]:
     count = vouched.layout.count or 0
     held = count - sum(not task.is_held(number) for number in range(count))
     return numbers if provable or held + len(numbers) < count else numbers[:-1]
-
-
-def _is_provable(target: Target) -> bool:
-    return bool(target.digests or target.pieces)
 
 
 def _go_on(stopped: Stopped) -> None:

@@ -108,8 +108,8 @@ class Task:
             if fits(self.layout, record):
                 complete = record.covers(self.layout.segment(number))
                 (held if complete else begun)[number] = record
-        provable = self.target.digests or self.target.pieces
-        if self._pinned_by is None and not provable and held and len(held) == self.layout.count:
+        unproved = self._pinned_by is None and not self.target.provable
+        if unproved and held and len(held) == self.layout.count:
             del held[max(held)]  # of another link's object: one answer has to say that it is this
         tails = (record for record in contents.live_tails() if fits(self.layout, record))
         self._windows = Windows(begun, tails)
@@ -171,7 +171,7 @@ class Task:
             return own
         if self.pin is None or not self._is_foreign(mirror):
             return self.pin
-        if self.condemned or not (self.target.digests or self.target.pieces):
+        if self.condemned or not self.target.provable:
             return self.pin
         return replace(self.pin, etag=None, modified=None, by_digest=True)
 
@@ -525,6 +525,6 @@ def goes_on(target: Target, urls: tuple[ShareURL, ...], heading: Heading) -> boo
         and heading.size is not None
         and target.size in (None, heading.size)
         and (target.pieces is None or target.pieces.size == heading.segment_size)
-        and (not heading.pin.by_digest or bool(target.digests or target.pieces))
+        and (not heading.pin.by_digest or target.provable)
         and (heading.pin.etag is not None or heading.object in {u.object_name for u in urls})
     )

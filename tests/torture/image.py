@@ -15,7 +15,6 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tests.torture.campaign import Impossible
@@ -67,12 +66,7 @@ class Disk:
             raise Impossible(f"an image cannot be mounted: {refused}")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._mounted:
             self._unmount()
         self._image.unlink()

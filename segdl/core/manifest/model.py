@@ -36,6 +36,11 @@ class Target:
     pieces: Pieces | None = None
     slice: Slice | None = None
 
+    @property
+    def provable(self) -> bool:
+        """Whether the manifest has a digest that tells right bytes from wrong ones."""
+        return bool(self.digests or self.pieces)
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:

@@ -94,20 +94,23 @@ class Channel:
         A read that does not block is the only probe that fits TLS as well: session tickets make
         the socket under TLS 1.3 readable although no byte of an answer has come.
         """
-        before = self._sock.gettimeout()
         try:
-            if self._flags:
-                self._sock.recv(1, socket.MSG_DONTWAIT)
-            else:
-                self._sock.setblocking(False)
-                self._sock.recv(1)
+            self._try_to_read()
         except (BlockingIOError, ssl.SSLWantReadError):
-            if not self._flags:
-                self._sock.settimeout(before)
             return True
         except OSError:
             return False
         return False
+
+    def _try_to_read(self) -> None:
+        if not isinstance(self._sock, ssl.SSLSocket):
+            self._sock.recv(1, socket.MSG_DONTWAIT)
+            return
+        self._sock.setblocking(False)
+        try:
+            self._sock.recv(1)
+        finally:
+            self._sock.settimeout(self.tick)
 
     def wake(self) -> None:
         """End a read that blocks in another thread; later ones get at most what had come in.
