@@ -110,6 +110,7 @@ class Crowd:
     """
 
     allowed: int = FIRST
+    apart: int = 0  # workers with an interpreter of their own
     _since: float | None = None
     _landed: int = 0
     _worked: float = 0.0
@@ -142,7 +143,7 @@ class Crowd:
 
     def _next_step(self, busy: int, load: float) -> int:
         if load >= _LOADED:
-            return -(self.allowed // 2)
+            return -min(self.allowed // 2, max(self.allowed - self.apart, 0))
         if busy < self.allowed:
             return 0
         return min(max(2, self.allowed // 2), MOST - self.allowed)

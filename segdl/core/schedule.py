@@ -351,6 +351,20 @@ class Schedule:
         chosen = self._choose(worker, now, current)
         if chosen is None:
             return self._rest(now)
+        return self._issue(chosen, worker, now)
+
+    def take_next(
+        self, after: Fetch, worker: int, now: float, fits: Callable[[int], bool]
+    ) -> Fetch | None:
+        """The untouched target whose turn comes after that of `after`, if it has the same host and
+        `fits`, and its host is up."""
+        hosts = (after.host,)
+        queue = self._untouched.get(hosts)
+        if not queue or not fits(queue[0][1]) or not self._is_open(after.host, now):
+            return None
+        return self._issue(self._touch(hosts), worker, now)
+
+    def _issue(self, chosen: int, worker: int, now: float) -> Fetch:
         entry = self._jobs[chosen]
         self._start(chosen, entry)
         segment = entry.missing.pop()

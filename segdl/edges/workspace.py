@@ -129,8 +129,9 @@ class Depot:
 class Workspace(Depot):
     """An output directory to deliver into: `hidden` is its `.segdl`, an open descriptor."""
 
-    def __init__(self, output: Path) -> None:
-        """Open the output directory, made if it is missing. Raises OSError, DiskError."""
+    def __init__(self, output: Path, *, drafts: bool | None = None) -> None:
+        """Open the output directory, made if it is missing. `drafts` says whether there can be any,
+        if that is known. Raises OSError, DiskError."""
         _make_folders(output)
         super().__init__(output)
         with ExitStack() as failed:
@@ -143,7 +144,7 @@ class Workspace(Depot):
                 os.fchmod(folder, 0o700)  # it may have been made by another hand, or umask
             failed.pop_all()
         self.file_mode = 0o666 & ~_umask()
-        self._drafts: bool | None = None  # not tried yet
+        self._drafts = drafts  # None: not tried yet
         self._trying = threading.Lock()
 
     def close(self) -> None:
@@ -185,10 +186,14 @@ class Workspace(Depot):
     def open_draft(self) -> int | None:
         """A file without a name, which a crash leaves nothing of; None where there are none, or
         where they cannot be named later. Raises OSError."""
+        return os.open(".", _DRAFT, 0o600, dir_fd=self._work) if self.can_draft() else None
+
+    def can_draft(self) -> bool:
+        """Whether there can be drafts here."""
         with self._trying:
             if self._drafts is None:
                 self._drafts = self._try_draft()
-        return os.open(".", _DRAFT, 0o600, dir_fd=self._work) if self._drafts else None
+            return self._drafts
 
     def _try_draft(self) -> bool:
         """Whether this file system, and /proc, can do what drafts need."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Protocol
 
 from segdl.core.digests import RECORD, Hasher, hasher
 from segdl.core.errors import (
@@ -26,10 +27,16 @@ from segdl.core.manifest import Target
 from segdl.core.plan import Layout, Place, Record
 from segdl.core.report import Grade, Receipt, SegmentDigests
 from segdl.edges import merge
-from segdl.edges.receipts import Receipts
 from segdl.edges.workspace import Workspace, is_file, occupied, sync_tells
 from segdl.engine.front import MOST_COPIED
 from segdl.engine.task import Task
+
+
+class Ledger(Protocol):
+    """Where receipts are kept."""
+
+    def append(self, *receipts: Receipt) -> None: ...
+
 
 FEW = 4  # drafts: more are flushed by one call
 
@@ -37,7 +44,7 @@ FEW = 4  # drafts: more are flushed by one call
 class Delivery:
     """Where targets are delivered to. Thread-safe."""
 
-    def __init__(self, workspace: Workspace, receipts: Receipts, *, overwrite: bool) -> None:
+    def __init__(self, workspace: Workspace, receipts: Ledger, *, overwrite: bool) -> None:
         self._workspace = workspace
         self._receipts = receipts
         self._overwrite = overwrite
@@ -69,6 +76,10 @@ class Delivery:
         confirmed = replace(receipt, object=object_name)
         self._receipts.append(confirmed)
         return confirmed
+
+    def keep(self, receipts: Sequence[Receipt]) -> None:
+        """Keep the receipts of targets that another process has delivered. Raises OSError."""
+        self._receipts.append(*receipts)
 
     def in_the_way(self, target: Target) -> bool:
         """Whether something stands under the final name. Raises OSError."""

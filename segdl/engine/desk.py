@@ -23,6 +23,7 @@ from segdl.core.errors import (
     ExitCode,
     SegdlError,
     StoppedError,
+    attempted,
     disk_error,
 )
 from segdl.core.manifest import Manifest, Target
@@ -50,6 +51,7 @@ from segdl.core.urls import ShareURL
 from segdl.edges.parts import Part
 from segdl.engine.aid import Aid, Assist
 from segdl.engine.delivery import Delivery
+from segdl.engine.errand import MOST, Done, Errand, Reply, is_small
 from segdl.engine.outlook import LinksWanted, Outlook
 from segdl.engine.tally import Tally
 from segdl.engine.task import Task
@@ -61,7 +63,7 @@ _GATHER = 0.02  # seconds that a merger waits for more drafts
 # Bytes a connection that a crash may cost: of segments under way, which a worker has not recorded
 # and the kernel not handed over, and of drafts that are not delivered.
 MOST_LOST, MOST_UNRECORDED = 896 * KIB, 768 * KIB
-MOST_OPEN = 16  # drafts a connection that are not delivered: each keeps a file open
+MOST_OPEN = MOST  # drafts a connection that are not delivered: each keeps a file open
 MOST_BEHIND = 256 * MIB  # bytes that a target's front may lag: what is not merged takes room twice
 
 
@@ -104,6 +106,7 @@ class Desk:
         self._worked: dict[int, float] = {}  # CPU seconds by worker
         self._since: dict[int, tuple[float, int]] = {}  # worker: when its work began, bytes then
         self._aid = Aid()
+        self._odd: set[int] = set()  # small targets that are no errand, as it turned out
         self._offered: dict[int, None] = {}  # in order; they cost a number until their turn comes
         self._drafts: dict[int, int] = {}  # bytes of those that are complete and not delivered
         self._most_drafted = MOST_LOST - min(_longest(targets), MOST_UNRECORDED)  # a connection
@@ -152,20 +155,25 @@ class Desk:
     # -- work out --------------------------------------------------------------------------------
 
     def next_work(
-        self, worker: int, current: int | None, hang_up: Callable[[], None]
-    ) -> Fetch | Assist | None:
+        self, worker: int, current: int | None, hang_up: Callable[[], None], most: int = 0
+    ) -> Fetch | Assist | Errand | None:
         """The next work for a worker, waited for; None when the run is over for it.
 
-        `hang_up` is called before a pause, which may be long.
+        `hang_up` is called before a pause, which may be long; `most` is how many targets an errand
+        of its runner may have.
         """
-        while (work := self._take(worker, current, hang_up)) is not None:
-            if isinstance(work, Assist) or work.job in self.tasks or self._touch(worker, work):
+        while (work := self._take(worker, current, hang_up, most)) is not None:
+            if (
+                isinstance(work, (Assist, Errand))
+                or work.job in self.tasks
+                or self._touch(worker, work)
+            ):
                 return work
         return None
 
     def _take(
-        self, worker: int, current: int | None, hang_up: Callable[[], None]
-    ) -> Fetch | Assist | None:
+        self, worker: int, current: int | None, hang_up: Callable[[], None], most: int
+    ) -> Fetch | Assist | Errand | None:
         with self._change:
             while self.stopped is None and not self._finished:
                 spare = worker >= self.allowed and not self._schedule.owns(worker)
@@ -187,8 +195,25 @@ class Desk:
                         self._change.wait(self._pause(until, now))
                     case Fetch() as work:
                         self._begin(worker, work)
-                        return work
+                        errand = most and self._is_errand(work.job) and not self._is_limited()
+                        return self._errand(worker, work, most, now) if errand else work
             return None
+
+    def _is_errand(self, job: int) -> bool:
+        fresh = job not in self.tasks and job not in self._odd
+        return fresh and is_small(self.targets[job])
+
+    def _errand(self, worker: int, first: Fetch, most: int, now: float) -> Errand:
+        """`first`, and the targets that come after it: no more than a crash may cost."""
+        works, room = [first], MOST_LOST - (self.targets[first.job].size or 0)
+
+        def fits(job: int) -> bool:
+            return self._is_errand(job) and (self.targets[job].size or 0) <= room
+
+        while len(works) < most and (work := self._schedule.take_next(first, worker, now, fits)):
+            works.append(work)
+            room -= self.targets[work.job].size or 0
+        return Errand(tuple(works), tuple(self.targets[work.job] for work in works))
 
     def _begin(self, worker: int, work: Fetch) -> None:
         self.busy[worker] = work
@@ -304,6 +329,15 @@ class Desk:
         """How many workers may be at work now."""
         return self._fixed or self._crowd.allowed
 
+    @property
+    def runners(self) -> int:
+        """How many workers have a runner: the first ones."""
+        return self._crowd.apart
+
+    @runners.setter
+    def runners(self, count: int) -> None:
+        self._crowd.apart = count
+
     def look(self) -> None:
         """Judge whether more connections bring more, which of them lag, and whether the links
         last. Called now and then."""
@@ -321,12 +355,14 @@ class Desk:
         with self._change:
             self._aid.streaming(worker, window)
 
-    def wanted(self, work: Fetch | Assist, worker: int) -> bool:
+    def wanted(self, work: Fetch | Assist | Errand, worker: int) -> bool:
         """Whether a worker goes on with work under way."""
         if self.stopped is not None or self._paused or self._aid.lags(worker):
             return False
         if isinstance(work, Assist):
             return not self._aid.is_recalled(work.tail) and self._schedule.current(work.fetch)
+        if isinstance(work, Errand):
+            return any(map(self._schedule.current, work.works))
         return self._schedule.current(work)
 
     def landed_more(self, worker: int, count: int) -> float:
@@ -486,25 +522,53 @@ class Desk:
     def delivered(self, job: int, task: Task, receipt: Receipt, *, fetched: bool) -> None:
         """A target is delivered, or was there already."""
         with self._change:
-            self.receipts[job] = receipt
             if not fetched and not task.brought:
                 self.recognised.add(receipt.path)
-            self._count_delivered(job, receipt)
-            self.failures.pop(job, None)
-            self._schedule.delivered(job)
+            self._receive(job, receipt)
             del self.tasks[job]
             task.over = True
             self._notify_all()
+        seconds = round(time.monotonic() - task.began, 3)
+        self._emit(_done(receipt, seconds, fetched=fetched))
+
+    def _receive(self, job: int, receipt: Receipt) -> None:
+        self.receipts[job] = receipt
+        self._count_delivered(job, receipt)
+        self.failures.pop(job, None)
+        self._schedule.delivered(job)
+
+    def ran(self, worker: int, errand: Errand, reply: Reply) -> None:
+        """A runner is back: what it delivered has still to get its receipts."""
+        pairs = list(zip(errand.works, reply.done, strict=False))
+        kept = attempted(self._delivery.keep, [done.receipt for _, done in pairs])
+        with self._change:
+            self.landed += reply.landed
+            self._aid.landed(worker, reply.landed)
+            self._worked[worker] = time.thread_time() + reply.worked
+            for work, done in pairs:
+                self.answered(worker, work, done.quota)
+                if isinstance(kept, SegdlError):
+                    self.failed(worker, work, kept, progress=False)
+                else:
+                    self._schedule.done(work, worker)
+                    self._receive(work.job, done.receipt)
+            for work in errand.works[len(pairs) :]:
+                self._odd.add(work.job)
+                self.dropped(worker, work)
+            self._end(worker)
+            self._notify_all()
+        if kept is None:
+            for work, done in pairs:
+                self._tell_done(work, done)
+
+    def _tell_done(self, work: Fetch, done: Done) -> None:
+        path, size, seconds = done.receipt.path, done.receipt.size, round(done.seconds, 3)
+        etag = done.receipt.etag
+        self._emit(events.TargetStarted(target=path, size=size, etag=etag, held=0))
         self._emit(
-            events.TargetDone(
-                target=receipt.path,
-                size=receipt.size,
-                seconds=round(time.monotonic() - task.began, 3),
-                digests=receipt.digests,
-                grade=receipt.grade,
-                fetched=fetched,
-            )
+            events.SegmentDone(target=path, segment=work.segment, bytes=size, seconds=seconds)
         )
+        self._emit(_done(done.receipt, seconds, fetched=True))
 
     def confirmed(self, work: Fetch, task: Task, offer: Receipt) -> None:
         """What was there is of the object that its links lead to now. Raises OSError."""
@@ -733,6 +797,17 @@ class Desk:
 
 
 _NOBODY = -1  # a merger, where a worker is asked for
+
+
+def _done(receipt: Receipt, seconds: float, *, fetched: bool) -> events.TargetDone:
+    return events.TargetDone(
+        target=receipt.path,
+        size=receipt.size,
+        seconds=seconds,
+        digests=receipt.digests,
+        grade=receipt.grade,
+        fetched=fetched,
+    )
 
 
 def _longest(targets: Sequence[Target]) -> int:

@@ -27,10 +27,12 @@ from segdl.engine.chronicle import Chronicle
 from segdl.engine.control import Control
 from segdl.engine.delivery import Delivery
 from segdl.engine.desk import Desk
+from segdl.engine.errand import WORTH, is_small
 from segdl.engine.merger import Merger
 from segdl.engine.renewal import Renewal
+from segdl.engine.runner import Runner, can_run
 from segdl.engine.salvage import Salvage
-from segdl.engine.task import Task
+from segdl.engine.task import DRAFT, Task
 from segdl.engine.worker import Worker
 
 _TICK = 0.1  # seconds between two progress events
@@ -74,6 +76,8 @@ class Order:
         self._mergers: list[Merger] = []
         self._left = 0  # threads that are done, with all their events delivered
         self._rate = Rate(_RATE_OVER)
+        self._segment_size = options.segment_size or manifest.segment_size  # that is asked for
+        self._runners = 0
         self._file = file
         self._renewal: Renewal | None = None
 
@@ -171,6 +175,7 @@ class Order:
     def _watch(self, reach: Reach) -> None:
         """Deliver events until every thread has left."""
         due = 0.0
+        self._runners = self._desk.runners = self._count_runners()
         self._hire_mergers()
         self._hire(reach)
         while self._left < len(self._threads):
@@ -190,10 +195,27 @@ class Order:
         """Start as many workers as are allowed by now."""
         for number in range(len(self._workers), self._desk.allowed):
             worker = Worker(
-                number, self._desk, reach, self._chronicle.note, lambda: self._events.put(None)
+                number,
+                self._desk,
+                reach,
+                self._chronicle.note,
+                lambda: self._events.put(None),
+                self._runner(number, reach) if number < self._runners else None,
             )
             self._workers.append(worker)
             worker.start()
+
+    def _runner(self, number: int, reach: Reach) -> Runner:
+        return Runner(number, self._workspace, self._segment_size, reach)
+
+    def _count_runners(self) -> int:
+        """How many runners are worth their start: one a core, where there are many small files."""
+        small = (t for t in self._targets if is_small(t) and t.path not in self._before)
+        worth = sum(1 for _ in small) >= WORTH and not self._offers
+        drafts = self._segment_size is None or self._segment_size >= DRAFT
+        if not (worth and drafts and can_run() and self._workspace.can_draft()):
+            return 0
+        return len(os.sched_getaffinity(0))
 
     def _hire_mergers(self) -> None:
         for number in range(min(len(os.sched_getaffinity(0)), len(self._targets))):

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from segdl.core import events
 from segdl.core.clocks import Clocks
@@ -19,9 +20,15 @@ from segdl.core.manifest import Target
 from segdl.core.runway import SPARE, Left, Runway, Short, forecast
 from segdl.core.schedule import Schedule
 from segdl.core.urls import ShareURL
-from segdl.edges.transport import Answer
 from segdl.engine.tally import Tally
 from segdl.engine.task import Task
+
+
+class Dated(Protocol):
+    """An answer, with the time by its server's clock in unix seconds, if it said so."""
+
+    @property
+    def date(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,7 @@ class Outlook:
             with self._lock:
                 self._clocks.refused(url.netloc, error.ends_at, error.server_time, time.monotonic())
 
-    def answered(self, url: ShareURL, answer: Answer) -> None:
+    def answered(self, url: ShareURL, answer: Dated) -> None:
         """A link was good."""
         now = time.monotonic()
         if self._clocks.wants(url.netloc, now) and (date := answer.date) is not None:

@@ -32,6 +32,8 @@ from segdl.edges.parts import Part
 from segdl.edges.transport import Answer, Connection, Reach
 from segdl.engine.aid import Assist
 from segdl.engine.desk import Desk
+from segdl.engine.errand import Errand
+from segdl.engine.runner import Runner
 from segdl.engine.task import Task
 
 CHECKPOINT = 512 * KIB  # bytes read or written without a record, at most: what a kill -9 costs
@@ -52,14 +54,16 @@ class Worker(threading.Thread):
         reach: Reach,
         note: Callable[[Exchange], None],
         leave: Callable[[], None],
+        runner: Runner | None = None,
     ) -> None:
         """`note` is told of every request; `leave` is called last of all, in the worker's own
-        thread."""
+        thread. `runner` is not started yet."""
         super().__init__(name=f"segdl-{number}", daemon=True)
         self._number = number
         self._note = note
         self._leave = leave
-        self._work: Fetch | Assist | None = None
+        self._runner = runner
+        self._work: Fetch | Assist | Errand | None = None
         self._gained = 0  # bytes of this work beyond the furthest that was reached before
         self._desk = desk
         self._timeout = reach.timeout
@@ -72,21 +76,32 @@ class Worker(threading.Thread):
     def run(self) -> None:
         try:
             current = None
-            while work := self._desk.next_work(self._number, current, self._hang_up):
+            if self._runner is not None:
+                self._runner.start()
+            while work := self._next_work(current):
                 self._work, self._gained = work, 0
-                if isinstance(work, Assist):
-                    self._assist(work)
-                else:
-                    self._do(work)
-                    current = work.job
+                match work:
+                    case Errand():
+                        self._send(work)
+                    case Assist():
+                        self._assist(work)
+                    case Fetch():
+                        self._do(work)
+                        current = work.job
         except BaseException as error:
             self._desk.crashed(error)
         finally:
             try:
                 self._let_go()
                 self._connection.close()
+                if self._runner is not None:
+                    self._runner.close()
             finally:
                 self._leave()
+
+    def _next_work(self, current: int | None) -> Fetch | Assist | Errand | None:
+        most = self._runner.takes() if self._runner is not None else 0
+        return self._desk.next_work(self._number, current, self._hang_up, most)
 
     def abort(self) -> None:
         """Wake a blocked read, from any thread."""
@@ -108,6 +123,16 @@ class Worker(threading.Thread):
                 self._desk.failed(self._number, work, error, progress=self._gained > 0)
             except OSError as error:
                 self._desk.failed(self._number, work, disk_error(error), progress=False)
+
+    def _send(self, errand: Errand) -> None:
+        """Have the runner do it: this connection is its until it is back."""
+        assert self._runner is not None
+        self._hang_up()
+        reply = self._runner.run(errand.targets, lambda: not self._interrupted())
+        for target, done in zip(errand.targets, reply.done, strict=False):
+            self._note(done.request)
+            self._desk.outlook.answered(target.urls[0], done)
+        self._desk.ran(self._number, errand, reply)
 
     def _assist(self, work: Assist) -> None:
         """Fetch the end of a segment that another worker is at. What goes wrong is left to that

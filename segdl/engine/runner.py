@@ -1,0 +1,113 @@
+"""A runner, as its worker sees it: a process that does errands (`engine.running`).
+
+It costs a start of the interpreter, during which the worker goes on without it. Where it cannot be
+started, or dies, the worker does everything itself.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from segdl.core.manifest import Target
+from segdl.edges.transport import Reach
+from segdl.edges.workspace import Workspace
+from segdl.engine.errand import MOST, READY, Brief, Reply
+
+_LOOK = 0.1  # seconds between two looks whether an errand is still wanted
+_SHORT, _LONG = 0.1, 0.4  # seconds: the next errand is larger, or smaller
+_END = 5.0  # seconds until a runner that was told to end is killed
+
+
+def can_run() -> bool:
+    """Whether this interpreter can be started again, and there is a core for it."""
+    frozen = getattr(sys, "frozen", False)
+    return bool(sys.executable) and not frozen and len(os.sched_getaffinity(0)) > 1
+
+
+class Runner:
+    """One process, from `start` to `close`. For one thread."""
+
+    def __init__(
+        self, number: int, workspace: Workspace, segment_size: int | None, reach: Reach
+    ) -> None:
+        """`number` is the worker's; `segment_size` is what is asked for, in bytes."""
+        self._brief = Brief(number, workspace.root, segment_size, reach)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
+        self._most = 1  # targets of the next errand
+
+    def start(self) -> None:
+        """Start the process, if that can be done."""
+        from multiprocessing.connection import Pipe  # costs what few orders are to pay
+
+        self._channel, theirs = Pipe()
+        places = [place or str(Path.cwd()) for place in sys.path]
+        command = [sys.executable, "-P", "-m", "segdl.engine.running", str(theirs.fileno())]
+        with theirs, suppress(OSError):
+            self._process = subprocess.Popen(
+                command,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
+                pass_fds=(theirs.fileno(), self._brief.root),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the worker to act on
+            )
+            self._channel.send(self._brief)
+
+    def takes(self) -> int:
+        """How many targets the next errand may have by now; 0 where there is no runner."""
+        if self._process is None:
+            return 0
+        if not self._ready:
+            with suppress(OSError, EOFError):
+                if self._channel.poll():
+                    self._ready = self._channel.recv() == READY
+        return self._most if self._ready else 0
+
+    def run(self, targets: Sequence[Target], wanted: Callable[[], bool]) -> Reply:
+        """Have an errand done; it ends early once it is not `wanted`."""
+        began = time.monotonic()
+        try:
+            self._channel.send(tuple(targets))
+            while not self._channel.poll(_LOOK):
+                if not wanted():
+                    self._recall()
+            reply = self._channel.recv()
+        except (OSError, EOFError):  # it is gone
+            self.close()
+            return Reply((), 0, 0.0)
+        assert isinstance(reply, Reply)
+        self._learn(time.monotonic() - began, well=len(reply.done) == len(targets))
+        return reply
+
+    def _recall(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+
+    def _learn(self, seconds: float, *, well: bool) -> None:
+        """Errands are short, so that what is there can be told, and small after trouble."""
+        if not well:
+            self._most = 1
+        elif seconds < _SHORT:
+            self._most = min(2 * self._most, MOST)
+        elif seconds > _LONG:
+            self._most = max(self._most // 2, 1)
+
+    def close(self) -> None:
+        """End the process, and wait for it. Nothing happens if there is none."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        self._channel.close()
+        try:
+            process.wait(_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
