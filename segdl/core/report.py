@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from segdl.core.errors import ExitCode, SegdlError
+from segdl.core.transfer import by_fields
 
 
 class Grade(StrEnum):
@@ -27,6 +28,8 @@ class SegmentDigests:
     algorithm: str
     values: tuple[str, ...]
 
+    __reduce__ = by_fields
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -43,6 +46,8 @@ class Receipt:
     modified_ns: int  # the file's time when it was delivered
     resumable: bool = True  # False where the server ignores ranges
     offset: int = 0  # where in the object the target begins (a slice)
+
+    __reduce__ = by_fields
 
 
 @dataclass(frozen=True, slots=True)

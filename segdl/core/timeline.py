@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from segdl.core.complaint import printable
 from segdl.core.errors import SegdlError
 from segdl.core.events import Event, Progress, SegmentDone, TargetDone, TargetStarted
+from segdl.core.transfer import by_fields
 from segdl.core.urls import ShareURL
 
 _LONGEST = 500  # characters of any text
@@ -32,7 +33,7 @@ class Heard:
     etag: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """One request, until the head of its answer or the failure. Built by `exchange`."""
 
@@ -51,6 +52,8 @@ class Exchange:
     etag: str | None = None
     cause: str | None = None  # why the answer was not accepted
     diagnosis: str | None = None  # why a link was refused
+
+    __reduce__ = by_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -185,9 +185,6 @@ class NoIndex(Index):
     def __init__(self) -> None:
         pass
 
-    def pin(self, heading: Heading) -> None:
-        pass
-
     def held(self, record: Record, epoch: int) -> None:
         pass
 

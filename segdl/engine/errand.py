@@ -16,6 +16,7 @@ from segdl.core.report import Receipt
 from segdl.core.schedule import Fetch
 from segdl.core.timeline import Exchange
 from segdl.core.traffic import Quota
+from segdl.core.transfer import by_fields
 from segdl.edges.transport import Reach
 from segdl.engine.task import DRAFT
 
@@ -36,7 +37,8 @@ class Errand:
 class Brief:
     """What a runner is told first."""
 
-    number: int  # the worker's that it runs for
+    parent: int  # the process that it runs for
+    number: int  # the worker's there
     root: int  # the output directory, an open descriptor
     segment_size: int | None
     reach: Reach
@@ -51,6 +53,8 @@ class Done:
     request: Exchange
     quota: Quota | None  # what the answer said of it
     date: float | None  # and of the server's clock, in unix seconds
+
+    __reduce__ = by_fields
 
 
 @dataclass(frozen=True, slots=True)

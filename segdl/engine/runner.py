@@ -37,7 +37,7 @@ class Runner:
         self, number: int, workspace: Workspace, segment_size: int | None, reach: Reach
     ) -> None:
         """`number` is the worker's; `segment_size` is what is asked for, in bytes."""
-        self._brief = Brief(number, workspace.root, segment_size, reach)
+        self._brief = Brief(os.getpid(), number, workspace.root, segment_size, reach)
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
         self._most = 1  # targets of the next errand

@@ -7,11 +7,13 @@ nothing of them, and a runner ends with whom it runs for.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Channel
 from pathlib import Path
@@ -29,6 +31,7 @@ from segdl.engine.delivery import Delivery
 from segdl.engine.errand import READY, Brief, Done, Reply
 from segdl.engine.task import DRAFT, Task
 
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _LINGER = 1.0  # seconds that a connection is kept while nothing is to be done
 
 
@@ -51,10 +54,7 @@ class _Runner:
     """The runner's own side."""
 
     def __init__(self, brief: Brief) -> None:
-        self._number = brief.number
-        self._segment_size = brief.segment_size
-        self._timeout = brief.reach.timeout
-        self._parent = os.getppid()
+        self._brief = brief
         self._workspace = Workspace(Path(f"/proc/self/fd/{brief.root}"), drafts=True)
         self._delivery = Delivery(self._workspace, _NoReceipts(), overwrite=False)
         self._connection = Connection(brief.reach, self._interrupted)
@@ -65,6 +65,7 @@ class _Runner:
     def serve(self, channel: Channel) -> NoReturn:
         """Errands in, replies out. Raises EOFError when there is nobody left to run for."""
         signal.signal(signal.SIGTERM, self._recall)
+        _end_with_parent()
         channel.send(READY)
         while True:
             while not channel.poll(_LINGER):
@@ -75,16 +76,13 @@ class _Runner:
         self._recalled = True
 
     def _interrupted(self) -> bool:
-        return self._recalled or self._is_orphan()
-
-    def _is_orphan(self) -> bool:
-        return os.getppid() != self._parent
+        return self._recalled
 
     def _run(self, targets: Sequence[Target]) -> Reply:
         self._recalled, self._landed = False, 0
         fetched: list[_Fetched] = []
         for target in targets:
-            task = Task(target, self._workspace, self._segment_size)
+            task = Task(target, self._workspace, self._brief.segment_size)
             found = attempted(self._fetch, task)
             if isinstance(found, SegdlError):
                 _let_go(task)
@@ -107,7 +105,7 @@ class _Runner:
         try:
             span, spent = (0, size), time.monotonic() - began
             name, heard = task.target.path, self._connection.heard
-            request = exchange(url, span, name, self._number, (at, spent), heard, None)
+            request = exchange(url, span, name, self._brief.number, (at, spent), heard, None)
             self._take(task, answer)
         finally:
             answer.close()
@@ -120,7 +118,7 @@ class _Runner:
         part = task.window(0, task.epoch)
         if part is None or not task.draft:
             raise MisansweredError("it is no draft")
-        watch = StallWatch(self._timeout)
+        watch = StallWatch(self._brief.reach.timeout)
         while room := self._buffer[: part.limit - part.reached]:
             try:
                 count = answer.readinto(room)
@@ -136,7 +134,7 @@ class _Runner:
         """Verify, flush and name what is complete: as far as all is well. Raises OSError."""
         for each in fetched:
             each.task.front.advance(each.task.files, lambda number: None)
-        if self._is_orphan():
+        if os.getppid() != self._brief.parent:
             raise EOFError
         receipts = self._delivery.deliver_drafts([each.task for each in fetched])
         done: list[Done] = []
@@ -147,6 +145,13 @@ class _Runner:
             date = None if done else each.answer.date
             done.append(Done(receipt, each.seconds, each.request, quota, date))
         return tuple(done)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel say SIGTERM when the thread that started this process has gone, where it can:
+    an errand whose worker was killed then ends at once."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def _let_go(task: Task) -> None:

@@ -279,7 +279,7 @@ class Task:
             self._pinned_by = mirror
             self.whole = accepted.whole
             self.front = self._new_front({})
-            self.files.index.pin(self._heading())
+            self._tell_index()
 
     def _size_of(self, total: int | None) -> int | None:
         part = self.target.slice
@@ -289,9 +289,13 @@ class Task:
             raise SizeError(f"the object has {total} bytes, and the slice ends beyond them")
         return part.size
 
-    def _heading(self) -> Heading:
+    def _tell_index(self) -> None:
+        """Which object it is; a draft has no index to keep that. Raises OSError."""
+        files = self.files
         assert self.pin is not None
-        return Heading(
+        if files.folder is None:
+            return
+        heading = Heading(
             path=self.target.path,
             size=self.layout.size,
             segment_size=self.layout.segment_size,
@@ -300,6 +304,7 @@ class Task:
             epoch=self.epoch,
             offset=self.offset,
         )
+        files.index.pin(heading)
 
     @property
     def offset(self) -> int:
@@ -314,7 +319,7 @@ class Task:
         with self._lock:
             self.layout = Layout(size, self.layout.segment_size)
             self.front.layout, self.front.proof = self.layout, self.proof
-            self.files.index.pin(self._heading())
+            self._tell_index()
             for record in self.front.held.values():
                 self.files.index.held(record, self.epoch)
 
@@ -401,7 +406,7 @@ class Task:
             if self.pin is None:
                 self.layout, self.pin = layout, pin
                 self.front = self._new_front({})
-                self.files.index.pin(self._heading())
+                self._tell_index()
 
     def seed_by_digest(self, size: int | None) -> None:
         """The same, of bytes that only the manifest's digests settle. Raises SizeError, OSError"""

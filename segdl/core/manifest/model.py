@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from segdl.core.transfer import by_fields
 from segdl.core.urls import ShareURL
 
 
@@ -35,6 +36,8 @@ class Target:
     digests: tuple[tuple[str, str], ...] = ()  # (algorithm, lower-case hex)
     pieces: Pieces | None = None
     slice: Slice | None = None
+
+    __reduce__ = by_fields
 
     @property
     def provable(self) -> bool:

@@ -20,6 +20,10 @@ class Blotter:
     def __init__(self, values: Iterable[str]) -> None:
         self._secrets = _pieces(values)
 
+    def __bool__(self) -> bool:
+        """Whether there is anything to blot out beside the URLs' queries."""
+        return bool(self._secrets)
+
     def learn(self, proxy: httpx.Proxy) -> None:
         """A proxy's password, as it may be echoed: itself, and as Basic authentication sends it."""
         if proxy.raw_auth is not None:

@@ -18,6 +18,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -119,6 +120,7 @@ class Connection:
         self._proxied: dict[tuple[str, bool], httpx.BaseTransport] = {}
         self._at_home = True  # the request goes to the origin that the manifest names
         self._response: httpx.Response | None = None
+        self._asked: tuple[httpx.URL, list[tuple[bytes, bytes]], httpx.Request] | None = None
         values = [value for _, value in reach.headers]
         values += [value for sent in reach.by_origin.values() for value in sent.values()]
         self._blotter = Blotter(values)
@@ -187,16 +189,26 @@ class Connection:
         """
         status = response.status_code
         raw = [(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in response.headers.raw]
-        shown = masked(way, "\n".join(v for _, v in raw)).split("\n")  # at once: it is not cheap
-        clean = [
-            (k, self._blotter.without_values(s) if k in _SHOWN else s)
-            for (k, _), s in zip(raw, shown, strict=bool(raw))
-        ]
+        clean = self._clean(way, raw)
         said = Head(status, tuple(clean))
         self.heard = Heard(way[-1].netloc, status, said.request_id, said.get("etag"))
-        told = tuple(c for v, c in zip(raw, clean, strict=True) if v == c or c[0] != "etag")
+        if clean != raw:
+            told = (c for v, c in zip(raw, clean, strict=True) if v == c or c[0] != "etag")
+            said = Head(status, tuple(told))
+        if not excerpt:
+            return said
         words = self._blotter.clean(way, excerpt.decode("latin-1")).encode("latin-1")
-        return Head(status, told, words)
+        return replace(said, excerpt=words)
+
+    def _clean(self, way: Sequence[ShareURL], raw: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        values = "\n".join(v for _, v in raw)
+        shown = masked(way, values)  # at once: it is not cheap
+        if shown == values and not self._blotter:
+            return raw
+        return [
+            (k, self._blotter.without_values(s) if k in _SHOWN else s)
+            for (k, _), s in zip(raw, shown.split("\n"), strict=bool(raw))
+        ]
 
     def _follow(self, way: list[ShareURL], ask: Ask | None) -> httpx.Response:
         for _ in range(_REDIRECTS + 1):
@@ -219,8 +231,8 @@ class Connection:
         proxy = self._reach.proxy or system_proxy(url, self._system)
         try:
             if proxy is None:
-                extensions = {"target": url.target}
-                request = httpx.Request("GET", where, headers=headers, extensions=extensions)
+                request = self._request(where, headers)
+                request.extensions = {"target": url.target}
                 return self._wire.handle_request(request)
             request = httpx.Request("GET", where, headers=headers)
             request.url = _SignedURL(where, url.target)
@@ -228,6 +240,13 @@ class Connection:
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             through = proxy and httpx.URL(proxy).netloc.decode("ascii").rpartition("@")[2]
             raise _translate(error, url, through) from None
+
+    def _request(self, where: httpx.URL, headers: list[tuple[bytes, bytes]]) -> httpx.Request:
+        """A request, the last one again if it is the same: of small files most are, but for the
+        target, and httpx takes as long over one as over a kilobyte."""
+        if self._asked is None or self._asked[:2] != (where, headers):
+            self._asked = where, headers, httpx.Request("GET", where, headers=headers)
+        return self._asked[2]
 
     def _excerpt(self, response: httpx.Response, body: Body) -> bytes:
         """The beginning of a body: of a refusal what comes is enough, of data nothing is lost."""

@@ -1,18 +1,20 @@
 """One request, and the head of its answer."""
 
 import contextlib
+import functools
 import re
 import time
 
 import h11
 import httpx
+from h11._headers import Headers
 
 from segdl.edges.transport.wire.channel import Channel
 from segdl.edges.transport.wire.patience import Patience
 
 MAX_HEADS = 64 * 1024  # bytes of all heads of one exchange; h11 alone let 2 MB pass in one feed
 MAX_INTERIM = 16
-FEED = 16 * 1024
+FEED = 4 * 1024  # bytes read for a head: what comes of the body with it is copied once more
 
 
 class Unanswered(httpx.ReadError):
@@ -97,10 +99,17 @@ def encoded(parser: h11.Connection, request: httpx.Request) -> bytes:
     """
     target = request.extensions.get("target", request.url.raw_path)
     try:
-        head = h11.Request(method=request.method, target=target, headers=request.headers.raw)
+        headers = _normalised(tuple(request.headers.raw))
+        head = h11.Request(method=request.method, target=target, headers=headers)
         return parser.send(head) + parser.send(h11.EndOfMessage())
     except h11.LocalProtocolError as error:
         raise httpx.LocalProtocolError(f"bad request: {_without_bytes(error)}") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _normalised(headers: tuple[tuple[bytes, bytes], ...]) -> Headers:
+    """Headers as h11 has them once it has looked at them: most requests have the same ones."""
+    return h11.Request(method="GET", target="/", headers=list(headers)).headers
 
 
 def next_event(parser: h11.Connection) -> object:
@@ -117,7 +126,7 @@ def declared_length(head: h11.Response) -> int | None:
     h11 has refused lengths that differ or are no number. Raises httpx.RemoteProtocolError for a
     length beside a transfer coding, which h11 would pass (request smuggling, RFC 9112, 6.1).
     """
-    fields = dict(head.headers)
+    fields = {name.lower(): value for name, value in head.headers.raw_items()}
     length = fields.get(b"content-length")
     coded = b"transfer-encoding" in fields
     if coded and length is not None:
