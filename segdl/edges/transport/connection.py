@@ -1,25 +1,21 @@
 """The network: one answer to one question, believed only after `core.verdict` has accepted it.
 
-One `Connection` a worker. It speaks through an httpx transport: `wire`, or httpx's own where a
-proxy applies. An httpx client in between would add redirects, cookies, netrc and a log of whole
-URLs, all of which would have to be switched off, and half a millisecond a request. It follows
-redirects by promise 13, keeps each origin's headers to that origin, and translates every foreign
-exception once. No URL's text enters a message.
+One `Connection` a worker. It speaks through a transport: `wire`, or `proxied` where a proxy
+applies. An httpx client in between would add redirects, cookies, netrc and a log of whole URLs, all
+of which would have to be switched off, and half a millisecond a request. It follows redirects by
+promise 13, keeps each origin's headers to that origin, and translates every foreign exception once.
+No URL's text enters a message.
 """
 
 from __future__ import annotations
 
 import errno
-import functools
-import logging
 import ssl
-import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 import httpx
 
@@ -41,16 +37,22 @@ from segdl.core.timeline import Heard
 from segdl.core.urls import ShareURL, URLProblem, redirect
 from segdl.core.verdict import Accepted, Ask, judge
 from segdl.edges.transport.blot import Blotter, masked
-from segdl.edges.transport.reach import Reach, check_proxy, system_proxy
-from segdl.edges.transport.wire import Body, LookupFailed, TLSRejected, WireTransport
+from segdl.edges.transport.proxied import Proxied
+from segdl.edges.transport.reach import Reach, system_proxy
+from segdl.edges.transport.wire import (
+    Body,
+    LookupFailed,
+    Origin,
+    Reply,
+    TLSRejected,
+    WireTransport,
+)
 from segdl.version import VERSION
 
 _REDIRECTS = 5
 # With what the worker has not recorded yet, a kill -9 costs less than 1 MiB a connection.
 _WINDOW = 256 * 1024  # bytes: received and not read
 _EXCERPT = 16 * 1024
-_CONNECT = 5.0  # seconds, through a proxy
-_TIMEOUTS = dict.fromkeys(("connect", "read", "write", "pool"), _CONNECT)
 _REDIRECT_STATUS = {301, 302, 303, 307, 308}
 _SHOWN = {"etag", "content-range", "content-encoding", *REQUEST_IDS}  # in messages and files
 
@@ -58,10 +60,10 @@ _SHOWN = {"etag", "content-range", "content-encoding", *REQUEST_IDS}  # in messa
 class Answer:
     """An accepted answer: its body, read through one seam."""
 
-    def __init__(self, accepted: Accepted, response: httpx.Response, body: Body, prefix: bytes):
+    def __init__(self, accepted: Accepted, date: str | None, body: Body, prefix: bytes):
         self.accepted = accepted
         self.at = accepted.start  # the object's offset of the next byte
-        self._response = response
+        self._date = date
         self._body = body
         self._prefix = prefix
 
@@ -91,16 +93,16 @@ class Answer:
     @property
     def date(self) -> float | None:
         """When the server gave it, in unix seconds by its own clock, if it said so."""
-        return http_date(self._response.headers.get("date"))
+        return http_date(self._date)
 
     @property
     def framed(self) -> bool:
         """Whether the end of the body proves that it is whole."""
-        return bool(getattr(self._body, "framed", True))
+        return self._body.framed
 
     def close(self) -> None:
         """Give the connection back, or close it if bytes are left."""
-        self._response.close()
+        self._body.close()
 
 
 class Connection:
@@ -117,10 +119,8 @@ class Connection:
             window=_WINDOW,
         )
         self._system = urllib.request.getproxies()
-        self._proxied: dict[tuple[str, bool], httpx.BaseTransport] = {}
+        self._proxied: dict[tuple[str, bool], Proxied] = {}
         self._at_home = True  # the request goes to the origin that the manifest names
-        self._response: httpx.Response | None = None
-        self._asked: tuple[httpx.URL, list[tuple[bytes, bytes]], httpx.Request] | None = None
         values = [value for _, value in reach.headers]
         values += [value for sent in reach.by_origin.values() for value in sent.values()]
         self._blotter = Blotter(values)
@@ -140,15 +140,13 @@ class Connection:
         """
         way, deadline = [url], time.monotonic() + seconds
         with self._blotter.cleaning(way):
-            response = self._response = self._follow(way, None)
+            reply = self._follow(way, None)
             try:
-                body: Body = response.extensions.get("body") or _IteratedBody(response)
-                if response.status_code != 200:
-                    excerpt = self._excerpt(response, body)
-                    raise _no_document(self._head(response, way, excerpt))
-                return self._whole(body, largest, deadline)
+                if reply.status != 200:
+                    raise _no_document(self._head(reply, way, self._excerpt(reply)))
+                return self._whole(reply.body, largest, deadline)
             finally:
-                response.close()
+                reply.body.close()
 
     def _whole(self, body: Body, largest: int, deadline: float) -> bytes:
         data, piece = bytearray(), memoryview(bytearray(64 * 1024))
@@ -166,29 +164,28 @@ class Connection:
                 raise MisansweredError(f"the answer is longer than {largest >> 20} MiB")
 
     def _open(self, way: list[ShareURL], ask: Ask) -> Answer:
-        response = self._follow(way, ask)
-        self._response = response
+        reply = self._follow(way, ask)
         try:
-            body: Body = response.extensions.get("body") or _IteratedBody(response)
-            excerpt = self._excerpt(response, body) if _suspicious(response) else b""
-            verdict = judge(ask, self._head(response, way, excerpt), time.time())
+            excerpt = self._excerpt(reply) if _suspicious(reply) else b""
+            head = self._head(reply, way, excerpt)
+            verdict = judge(ask, head, time.time())
         except BaseException:
-            response.close()
+            reply.body.close()
             raise
         if isinstance(verdict, Accepted):
-            prefix = excerpt if response.status_code == 200 else b""
-            return Answer(verdict, response, body, prefix)
-        response.close()
+            prefix = excerpt if reply.status == 200 else b""
+            return Answer(verdict, head.get("date"), reply.body, prefix)
+        reply.body.close()
         raise verdict
 
-    def _head(self, response: httpx.Response, way: Sequence[ShareURL], excerpt: bytes) -> Head:
+    def _head(self, reply: Reply, way: Sequence[ShareURL], excerpt: bytes) -> Head:
         """What an answer says of itself, without what it echoes of a secret.
 
         An ETag goes back as it came, and into files: one that echoes a secret is none. The excerpt
         is cleaned before it is read: a message that is cut could end in half a secret.
         """
-        status = response.status_code
-        raw = [(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in response.headers.raw]
+        status = reply.status
+        raw = [(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in reply.headers]
         clean = self._clean(way, raw)
         said = Head(status, tuple(clean))
         self.heard = Heard(way[-1].netloc, status, said.request_id, said.get("etag"))
@@ -210,52 +207,40 @@ class Connection:
             for (k, _), s in zip(raw, shown.split("\n"), strict=bool(raw))
         ]
 
-    def _follow(self, way: list[ShareURL], ask: Ask | None) -> httpx.Response:
+    def _follow(self, way: list[ShareURL], ask: Ask | None) -> Reply:
         for _ in range(_REDIRECTS + 1):
-            response = self._send(way[0], way[-1], ask)
-            if response.status_code not in _REDIRECT_STATUS:
-                return response
-            response.close()
+            reply = self._send(way[0], way[-1], ask)
+            if reply.status not in _REDIRECT_STATUS:
+                return reply
+            reply.body.close()
             try:
-                way.append(redirect(way[-1], response.headers.get("location", "")))
+                way.append(redirect(way[-1], reply.get(b"location") or ""))
             except URLProblem as problem:
                 raise UnreachableError(
-                    f"a redirect was refused: it {problem}", status=response.status_code
+                    f"a redirect was refused: it {problem}", status=reply.status
                 ) from None
         raise UnreachableError(f"more than {_REDIRECTS} redirects, one after the other")
 
-    def _send(self, first: ShareURL, url: ShareURL, ask: Ask | None) -> httpx.Response:
-        where = _bare(url.scheme, url.host, url.port)
+    def _send(self, first: ShareURL, url: ShareURL, ask: Ask | None) -> Reply:
         headers = self._headers(first, url, ask)
         self._at_home = url.origin == first.origin
         proxy = self._reach.proxy or system_proxy(url, self._system)
         try:
             if proxy is None:
-                request = self._request(where, headers)
-                request.extensions = {"target": url.target}
-                return self._wire.handle_request(request)
-            request = httpx.Request("GET", where, headers=headers)
-            request.url = _SignedURL(where, url.target)
-            return _watched(self._through(proxy), request)
+                return self._wire.get(Origin(url.scheme, url.host, url.port), url.target, headers)
+            return self._through(proxy).get(url, headers)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             through = proxy and httpx.URL(proxy).netloc.decode("ascii").rpartition("@")[2]
             raise _translate(error, url, through) from None
 
-    def _request(self, where: httpx.URL, headers: list[tuple[bytes, bytes]]) -> httpx.Request:
-        """A request, the last one again if it is the same: of small files most are, but for the
-        target, and httpx takes as long over one as over a kilobyte."""
-        if self._asked is None or self._asked[:2] != (where, headers):
-            self._asked = where, headers, httpx.Request("GET", where, headers=headers)
-        return self._asked[2]
-
-    def _excerpt(self, response: httpx.Response, body: Body) -> bytes:
+    def _excerpt(self, reply: Reply) -> bytes:
         """The beginning of a body: of a refusal what comes is enough, of data nothing is lost."""
-        wanted = 1024 if response.status_code == 200 else _EXCERPT
+        wanted = 1024 if reply.status == 200 else _EXCERPT
         view = memoryview(bytearray(wanted))
         count, deadline = 0, time.monotonic() + 5.0
         while count < wanted and time.monotonic() < deadline and not self._interrupted():
             try:
-                got = body.readinto(view[count:])
+                got = reply.body.readinto(view[count:])
             except TimeoutError:
                 continue
             except (httpx.HTTPError, OSError):
@@ -284,65 +269,30 @@ class Connection:
             headers = _with(headers, dict(self._reach.headers))
         return [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
 
-    def _through(self, proxy: str) -> httpx.BaseTransport:
+    def _through(self, proxy: str) -> Proxied:
         way = (proxy, self._at_home)
         if way not in self._proxied:
+            inner, own = self._reach.tls(own=False), self._reach.tls(own=self._at_home)
             try:
-                self._proxied[way] = self._proxied_by(proxy)
+                self._proxied[way] = Proxied(proxy, inner, own, self._blotter.learn)
             except UsageError as error:
                 raise UnreachableError(error.message) from None
         return self._proxied[way]
 
-    def _proxied_by(self, proxy: str) -> httpx.BaseTransport:
-        url = check_proxy(proxy)
-        # Without a context of ours httpcore trusts certifi here, and refuses one for plain http.
-        inner = self._reach.tls(own=False) if url.scheme == "https" else None
-        reached = httpx.Proxy(url, ssl_context=inner)
-        self._blotter.learn(reached)
-        logging.getLogger("httpcore").setLevel(logging.INFO)  # below it tells passwords, queries
-        return httpx.HTTPTransport(
-            verify=self._reach.tls(own=self._at_home),
-            proxy=reached,
-            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
-        )
-
     def abort(self) -> None:
         """Wake a blocked read, from any thread."""
         self._wire.abort()
-        response = self._response
-        stream = response.extensions.get("network_stream") if response else None
-        raw = stream.get_extra_info("socket") if stream else None
-        if raw is not None:
-            _shut(raw)
+        for proxied in list(self._proxied.values()):
+            proxied.abort()
 
     def hang_up(self) -> None:
         """Close the connection that is kept; the next request opens another."""
         self._wire.close()
 
     def close(self) -> None:
-        for transport in (self._wire, *self._proxied.values()):
-            transport.close()
-
-
-class _IteratedBody:
-    """The body seam over httpx's own transport, where a proxy applies."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
-        self._chunks: Iterator[bytes] = response.iter_raw()
-        self._left = memoryview(b"")
-        headers = response.headers
-        self.framed = "content-length" in headers or "transfer-encoding" in headers
-
-    def readinto(self, view: memoryview) -> int:
-        if not self._left:
-            self._left = memoryview(next(self._chunks, b""))
-        count = min(len(view), len(self._left))
-        view[:count], self._left = self._left[:count], self._left[count:]
-        return count
-
-    def close(self) -> None:
-        self._response.close()
+        self._wire.close()
+        for proxied in self._proxied.values():
+            proxied.close()
 
 
 def _placed(body: Body, view: memoryview) -> int:
@@ -355,82 +305,10 @@ def _placed(body: Body, view: memoryview) -> int:
         raise BrokenError("the connection broke in the middle of the body") from None
 
 
-class _Watch:
-    """What httpcore lets go of while it opens a way through a SOCKS proxy, by its `trace`.
-
-    It gives the handshake no time limit, so that a proxy which never answers would hold a worker
-    for ever, and it forgets the socket of one that refuses, which the error then keeps open.
-    """
-
-    def __init__(self) -> None:
-        self._streams: list[Any] = []
-        self._timer: threading.Timer | None = None
-
-    def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
-        match event:
-            case "socks.connect_tcp.complete":
-                self._streams.append(facts["return_value"])
-            case "socks.setup_socks5_connection.started":
-                self._timer = threading.Timer(_CONNECT, self.shut)
-                self._timer.daemon = True
-                self._timer.start()
-            case "socks.setup_socks5_connection.complete" | "socks.setup_socks5_connection.failed":
-                self.over()
-
-    def shut(self) -> None:
-        for stream in self._streams:
-            _shut(stream.get_extra_info("socket"))
-
-    def over(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer.join()
-
-    def close(self) -> None:
-        self.over()
-        for stream in self._streams:
-            stream.close()
-
-
-def _watched(transport: httpx.BaseTransport, request: httpx.Request) -> httpx.Response:
-    """The answer through a proxy."""
-    watch = _Watch()
-    request.extensions = {"timeout": _TIMEOUTS, "trace": watch}
-    try:
-        return transport.handle_request(request)
-    except BaseException as error:
-        watch.close()
-        if isinstance(error, Exception) and type(error).__module__.startswith("socksio"):
-            raise httpx.ProxyError("it does not speak SOCKS") from None
-        raise
-
-
-class _SignedURL(httpx.URL):
-    """A URL whose path and query go out as they were signed, where a proxy applies.
-
-    The request extension `target`, which does that on the wire, would take the place of the whole
-    URL that a proxy is asked for, and of the host in its CONNECT, in clear.
-    """
-
-    def __init__(self, where: httpx.URL, target: bytes) -> None:
-        super().__init__(where)
-        self._target = target
-
-    @property
-    def raw_path(self) -> bytes:
-        return self._target
-
-
 def _with(headers: dict[str, str], more: Mapping[str, str]) -> dict[str, str]:
     """Headers with more that go before: a name has one value, in whatever case it is written."""
     names = {name.lower() for name in more}
     return {k: v for k, v in headers.items() if k.lower() not in names} | dict(more)
-
-
-@functools.lru_cache(maxsize=64)
-def _bare(scheme: str, host: str, port: int) -> httpx.URL:
-    """Where to connect to: httpx sees neither path nor query, which it would rewrite."""
-    return httpx.URL(scheme=scheme, host=host, port=port, path="/")
 
 
 def _no_document(head: Head) -> SegdlError:
@@ -445,11 +323,11 @@ def _no_document(head: Head) -> SegdlError:
     )
 
 
-def _suspicious(response: httpx.Response) -> bool:
+def _suspicious(reply: Reply) -> bool:
     """Whether the body's beginning is wanted: a refusal, or a page in place of the object."""
-    if response.status_code not in (200, 206):
+    if reply.status not in (200, 206):
         return True
-    return response.status_code == 200 and "content-range" not in response.headers
+    return reply.status == 200 and reply.get(b"content-range") is None
 
 
 def _distrusted(host: str, reason: str) -> UnreachableError:
@@ -503,13 +381,3 @@ def _rejected(error: BaseException | None) -> str | None:
 
 def _reason(error: Exception) -> str:
     return str(error)[:120] if isinstance(error, httpx.RemoteProtocolError) else "bad request"
-
-
-def _shut(raw: object) -> None:
-    import socket
-
-    if isinstance(raw, socket.socket):
-        try:
-            socket.socket.shutdown(raw, socket.SHUT_RDWR)
-        except OSError:
-            return

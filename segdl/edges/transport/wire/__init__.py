@@ -16,8 +16,18 @@ enters an exception, for the query is a password.
 There is no proxy here: a request goes to the URL's host, or to where `connect_to` says.
 """
 
-from segdl.edges.transport.wire.bodies import Body
+from segdl.edges.transport.wire.bodies import Body, Reply
+from segdl.edges.transport.wire.channel import Origin
 from segdl.edges.transport.wire.dial import LookupFailed, TLSRejected
+from segdl.edges.transport.wire.exchange import RawHeaders
 from segdl.edges.transport.wire.transport import WireTransport
 
-__all__ = ["Body", "LookupFailed", "TLSRejected", "WireTransport"]
+__all__ = [
+    "Body",
+    "LookupFailed",
+    "Origin",
+    "RawHeaders",
+    "Reply",
+    "TLSRejected",
+    "WireTransport",
+]

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import h11
 import httpx
 
 from segdl.edges.transport.wire.channel import Channel
-from segdl.edges.transport.wire.exchange import Exchange, declared_length, next_event
+from segdl.edges.transport.wire.exchange import Exchange, RawHeaders, declared_length, next_event
 from segdl.edges.transport.wire.patience import Patience
 
 FEED = 64 * 1024
@@ -32,6 +33,20 @@ class Body(Protocol):
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A server's answer: its status, its headers as they came, and its body, unread."""
+
+    status: int
+    headers: RawHeaders
+    body: Body
+
+    def get(self, name: bytes) -> str | None:
+        """The first value of a header, whose name is in lower case, or None."""
+        values = (v.decode("latin-1") for k, v in self.headers if k.lower() == name)
+        return next(values, None)
 
 
 def body_of(exchange: Exchange, head: h11.Response, channel: Channel, release: Release) -> Body:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import re
 import time
+from collections.abc import Sequence
 
 import h11
 import httpx
@@ -14,6 +15,7 @@ from segdl.edges.transport.wire.patience import Patience
 
 MAX_HEADS = 64 * 1024  # bytes of all heads of one exchange; h11 alone let 2 MB pass in one feed
 MAX_INTERIM = 16
+RawHeaders = Sequence[tuple[bytes, bytes]]
 FEED = 4 * 1024  # bytes read for a head: what comes of the body with it is copied once more
 
 
@@ -35,14 +37,14 @@ class Exchange:
         self._end = patience.deadline()
         self._room = MAX_HEADS
 
-    def answer(self, request: httpx.Request) -> h11.Response:
-        """The head of the final answer to `request`.
+    def answer(self, target: bytes, headers: RawHeaders) -> h11.Response:
+        """The head of the final answer to a GET of `target`.
 
         Raises Unanswered, httpx.ReadError or WriteError when the connection is lost or the wait
         interrupted, httpx.ReadTimeout at the deadline, httpx.RemoteProtocolError for a head that
         breaks a rule, httpx.LocalProtocolError for a request that cannot be written.
         """
-        data = encoded(self.parser, request)
+        data = encoded(self.parser, target, headers)
         try:
             self._send(memoryview(data))
             return self._final_head()
@@ -91,16 +93,11 @@ class Exchange:
             raise httpx.ReadTimeout(f"no whole head within {self._patience.timeout:g} s")
 
 
-def encoded(parser: h11.Connection, request: httpx.Request) -> bytes:
-    """The request's bytes, its target exactly as the caller gave it.
-
-    httpx rewrites `/./`, quotes and more in a URL, which would break a signature: the extension
-    `target` goes before. Raises httpx.LocalProtocolError.
-    """
-    target = request.extensions.get("target", request.url.raw_path)
+def encoded(parser: h11.Connection, target: bytes, headers: RawHeaders) -> bytes:
+    """The request's bytes, its target exactly as the caller gave it. Raises
+    httpx.LocalProtocolError."""
     try:
-        headers = _normalised(tuple(request.headers.raw))
-        head = h11.Request(method=request.method, target=target, headers=headers)
+        head = h11.Request(method="GET", target=target, headers=_normalised(tuple(headers)))
         return parser.send(head) + parser.send(h11.EndOfMessage())
     except h11.LocalProtocolError as error:
         raise httpx.LocalProtocolError(f"bad request: {_without_bytes(error)}") from None

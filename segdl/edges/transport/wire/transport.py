@@ -2,15 +2,16 @@
 
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 
 import h11
 import httpx
 
-from segdl.edges.transport.wire.bodies import Body, BodyStream, body_of
+from segdl.edges.transport.wire.bodies import Body, BodyStream, Reply, body_of
 from segdl.edges.transport.wire.channel import Channel, Origin
 from segdl.edges.transport.wire.dial import dial
-from segdl.edges.transport.wire.exchange import Exchange, Unanswered
+from segdl.edges.transport.wire.exchange import Exchange, RawHeaders, Unanswered
 from segdl.edges.transport.wire.patience import Patience
 
 PORTS = {"http": 80, "https": 443}
@@ -48,20 +49,33 @@ class WireTransport(httpx.BaseTransport):
         self._channel: Channel | None = None
         self._current: Exchange | None = None  # whose body is still out; None: the channel is idle
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """The answer to `request`, its body unread, in `extensions["body"]` as a Body.
+    def get(self, origin: Origin, target: bytes, headers: RawHeaders) -> Reply:
+        """The answer to a GET of `target`, exactly as it is given, its body unread.
 
         Raises LookupFailed, TLSRejected, httpx.ConnectTimeout or httpx.ConnectError before the
         connection stands, and as `Exchange.answer` after.
         """
-        origin = _origin(request)
+        head, body = self._answer(origin, target, headers)
+        return Reply(head.status_code, head.headers.raw_items(), body)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """The same for httpx: the body is in `extensions["body"]` as a Body.
+
+        httpx rewrites `/./`, quotes and more in a URL, which would break a signature: the request's
+        extension `target` goes before.
+        """
+        target = request.extensions.get("target", request.url.raw_path)
+        head, body = self._answer(_origin(request), target, request.headers.raw)
+        return _response(target, head, body, self._patience)
+
+    def _answer(
+        self, origin: Origin, target: bytes, headers: RawHeaders
+    ) -> tuple[h11.Response, Body]:
         kept = self._kept(origin)
         if kept is not None:
-            try:
-                return self._ask(kept, request)
-            except Unanswered:
-                pass
-        return self._ask(self._dial(origin), request)
+            with suppress(Unanswered):
+                return self._ask(kept, target, headers)
+        return self._ask(self._dial(origin), target, headers)
 
     def abort(self) -> None:
         """Wake a blocked read from any thread; the connection is lost, the transport is not."""
@@ -88,16 +102,17 @@ class WireTransport(httpx.BaseTransport):
         place = self._connect_to.get(here, here)
         return dial(origin, place, self._tls, self._window, self._patience)
 
-    def _ask(self, channel: Channel, request: httpx.Request) -> httpx.Response:
+    def _ask(
+        self, channel: Channel, target: bytes, headers: RawHeaders
+    ) -> tuple[h11.Response, Body]:
         exchange = Exchange(channel, self._patience)
         self._channel, self._current = channel, exchange
         try:
-            head = exchange.answer(request)
-            body = body_of(exchange, head, channel, partial(self._release, exchange))
+            head = exchange.answer(target, headers)
+            return head, body_of(exchange, head, channel, partial(self._release, exchange))
         except BaseException:
             self.close()
             raise
-        return _response(request, head, body, self._patience)
 
     def _release(self, exchange: Exchange, kept: bool) -> None:
         if exchange is not self._current:
@@ -117,9 +132,7 @@ def _origin(request: httpx.Request) -> Origin:
     return Origin(url.scheme, url.raw_host.decode("ascii"), url.port or PORTS[url.scheme])
 
 
-def _response(
-    request: httpx.Request, head: h11.Response, body: Body, patience: Patience
-) -> httpx.Response:
+def _response(target: bytes, head: h11.Response, body: Body, patience: Patience) -> httpx.Response:
     return httpx.Response(
         head.status_code,
         headers=head.headers.raw_items(),
@@ -128,6 +141,6 @@ def _response(
             "body": body,
             "http_version": b"HTTP/" + head.http_version,
             "reason_phrase": head.reason,
-            "target": request.extensions.get("target", request.url.raw_path),
+            "target": target,
         },
     )

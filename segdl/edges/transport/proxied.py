@@ -1,0 +1,163 @@
+"""httpx's own transport, where a proxy applies, through the same seam as `wire`."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import httpx
+
+from segdl.core.urls import ShareURL
+from segdl.edges.transport.reach import check_proxy
+from segdl.edges.transport.wire import RawHeaders, Reply
+
+_CONNECT = 5.0  # seconds
+_TIMEOUTS = dict.fromkeys(("connect", "read", "write", "pool"), _CONNECT)
+
+
+class Proxied:
+    """The way to servers through one proxy. One thread; `abort` from any."""
+
+    def __init__(
+        self,
+        proxy: str,
+        inner: ssl.SSLContext,
+        own: ssl.SSLContext,
+        learn: Callable[[httpx.Proxy], None],
+    ) -> None:
+        """`inner` is for a proxy that is reached by TLS itself, `own` for servers; `learn` hears of
+        the proxy's password. Raises UsageError for a proxy that cannot be."""
+        url = check_proxy(proxy)
+        # Without a context of ours httpcore trusts certifi here, and refuses one for plain http.
+        reached = httpx.Proxy(url, ssl_context=inner if url.scheme == "https" else None)
+        learn(reached)
+        logging.getLogger("httpcore").setLevel(logging.INFO)  # below it tells passwords, queries
+        self._response: httpx.Response | None = None
+        self._transport = httpx.HTTPTransport(
+            verify=own,
+            proxy=reached,
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
+        )
+
+    def get(self, url: ShareURL, headers: RawHeaders) -> Reply:
+        """The answer to a GET, its body unread. Raises httpx.HTTPError, OSError."""
+        where = _bare(url.scheme, url.host, url.port)
+        request = httpx.Request("GET", where, headers=headers)
+        request.url = _SignedURL(where, url.target)
+        response = self._response = self._watched(request)
+        return Reply(response.status_code, response.headers.raw, _IteratedBody(response))
+
+    def _watched(self, request: httpx.Request) -> httpx.Response:
+        watch = _Watch()
+        request.extensions = {"timeout": _TIMEOUTS, "trace": watch}
+        try:
+            return self._transport.handle_request(request)
+        except BaseException as error:
+            watch.close()
+            if isinstance(error, Exception) and type(error).__module__.startswith("socksio"):
+                raise httpx.ProxyError("it does not speak SOCKS") from None
+            raise
+
+    def abort(self) -> None:
+        """Wake a blocked read, from any thread."""
+        response = self._response
+        stream = response.extensions.get("network_stream") if response else None
+        raw = stream.get_extra_info("socket") if stream else None
+        if raw is not None:
+            _shut(raw)
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+@functools.lru_cache(maxsize=64)
+def _bare(scheme: str, host: str, port: int) -> httpx.URL:
+    """Where to connect to: httpx sees neither path nor query, which it would rewrite."""
+    return httpx.URL(scheme=scheme, host=host, port=port, path="/")
+
+
+class _IteratedBody:
+    """The body seam over httpx's own transport, where a proxy applies."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._chunks: Iterator[bytes] = response.iter_raw()
+        self._left = memoryview(b"")
+        headers = response.headers
+        self.framed = "content-length" in headers or "transfer-encoding" in headers
+
+    def readinto(self, view: memoryview) -> int:
+        if not self._left:
+            self._left = memoryview(next(self._chunks, b""))
+        count = min(len(view), len(self._left))
+        view[:count], self._left = self._left[:count], self._left[count:]
+        return count
+
+    def close(self) -> None:
+        self._response.close()
+
+
+class _Watch:
+    """What httpcore lets go of while it opens a way through a SOCKS proxy, by its `trace`.
+
+    It gives the handshake no time limit, so that a proxy which never answers would hold a worker
+    for ever, and it forgets the socket of one that refuses, which the error then keeps open.
+    """
+
+    def __init__(self) -> None:
+        self._streams: list[Any] = []
+        self._timer: threading.Timer | None = None
+
+    def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
+        match event:
+            case "socks.connect_tcp.complete":
+                self._streams.append(facts["return_value"])
+            case "socks.setup_socks5_connection.started":
+                self._timer = threading.Timer(_CONNECT, self.shut)
+                self._timer.daemon = True
+                self._timer.start()
+            case "socks.setup_socks5_connection.complete" | "socks.setup_socks5_connection.failed":
+                self.over()
+
+    def shut(self) -> None:
+        for stream in self._streams:
+            _shut(stream.get_extra_info("socket"))
+
+    def over(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+
+    def close(self) -> None:
+        self.over()
+        for stream in self._streams:
+            stream.close()
+
+
+class _SignedURL(httpx.URL):
+    """A URL whose path and query go out as they were signed, where a proxy applies.
+
+    The request extension `target`, which does that on the wire, would take the place of the whole
+    URL that a proxy is asked for, and of the host in its CONNECT, in clear.
+    """
+
+    def __init__(self, where: httpx.URL, target: bytes) -> None:
+        super().__init__(where)
+        self._target = target
+
+    @property
+    def raw_path(self) -> bytes:
+        return self._target
+
+
+def _shut(raw: object) -> None:
+    if isinstance(raw, socket.socket):
+        try:
+            socket.socket.shutdown(raw, socket.SHUT_RDWR)
+        except OSError:
+            return
