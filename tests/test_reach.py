@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from segdl.core.errors import ExitCode, UsageError
-from segdl.edges.transport import Reach, proxied
+from segdl.edges.transport import Reach
 from segdl.edges.transport.wire.dial import HEAD_START, Address, first_to_answer
 from segdl.edges.transport.wire.patience import Patience
 from tests.canary import CANARY
@@ -346,7 +346,7 @@ def _listens(client: socket.socket) -> None:
 
 
 def test_n03_a_socks_proxy_that_never_answers(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxied, "_CONNECT", 0.3)
+    monkeypatch.setattr("segdl.edges.transport.proxied._CONNECT", 0.3)
     case.put(DATA)
     began = time.monotonic()
     with raw_server(_listens) as server:

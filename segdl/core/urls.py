@@ -332,7 +332,12 @@ def _secret(parameter: str) -> Secret | None:
 
 
 def _name(parameter: str) -> str:
-    return unquote_plus(parameter.partition("=")[0]).lower()
+    return _read_name(parameter.partition("=")[0])
+
+
+@lru_cache(maxsize=64)
+def _read_name(text: str) -> str:
+    return unquote_plus(text).lower()
 
 
 _SIGNATURES = {

@@ -17,7 +17,7 @@ import shutil
 import stat
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Depot:
         """Open the output directory. Raises OSError, also if it is not there."""
         self.output = output
         self.root = os.open(output, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._stayed: dict[str, int] | None = None  # folders kept open meanwhile, by path
 
     def close(self) -> None:
         os.close(self.root)
@@ -98,18 +99,44 @@ class Depot:
     @contextmanager
     def _parent(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
         """The open folder that a target lies in, and its name there."""
-        *folders, name = path.split("/")
+        folder, _, name = path.rpartition("/")
+        stayed = self._stayed
+        if stayed is not None and folder in stayed:
+            yield stayed[folder], name
+            return
+        here = self._walk(folder.split("/") if folder else [], make)
+        if stayed is not None:
+            stayed[folder] = here
+        try:
+            yield here, name
+        finally:
+            if stayed is None:
+                self._leave(here)
+
+    def _walk(self, folders: Sequence[str], make: bool) -> int:
         if ".." in folders:
-            raise UsageError(f"{path} leads out of the output directory")
+            raise UsageError(f"{'/'.join(folders)} leads out of the output directory")
         here = self.root
         try:
             for folder in folders:
                 inner = self._subfolder(here, folder, 0o777) if make else _open_folder(here, folder)
                 self._leave(here)
                 here = inner
-            yield here, name
-        finally:
+        except BaseException:
             self._leave(here)
+            raise
+        return here
+
+    @contextmanager
+    def staying(self) -> Iterator[None]:
+        """Walk to each folder once only, for all that is done meanwhile. For one thread."""
+        self._stayed = {}
+        try:
+            yield
+        finally:
+            stayed, self._stayed = self._stayed, None
+            for folder in stayed.values():
+                self._leave(folder)
 
     def _leave(self, folder: int) -> None:
         if folder != self.root:

@@ -70,7 +70,10 @@ class _Runner:
         while True:
             while not channel.poll(_LINGER):
                 self._connection.hang_up()
-            channel.send(self._run(channel.recv()))
+            targets = channel.recv()
+            with self._workspace.staying():
+                reply = self._run(targets)
+            channel.send(reply)
 
     def _recall(self, number: int, frame: FrameType | None) -> None:
         self._recalled = True
