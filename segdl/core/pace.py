@@ -93,6 +93,7 @@ class Bucket:
 
 FEWEST, FIRST, MOST = 1, 4, 16  # connections of `auto`
 _LOOK = 1.0  # seconds over which a rate is measured
+_GLANCE = 0.25  # seconds after which it can be told whether the workers are busy
 _GAIN = 1.08  # a step up must bring this much, or it is taken back
 _LOSS = 0.95  # a step down may cost this much
 _LOADED = 0.5  # of one core, by all workers
@@ -106,12 +107,14 @@ class Crowd:
     Hill climbing on the rate of the whole order, one step a second. A step that brings nothing is
     taken back, and the next one waits; a server that says 429 or 503 halves the number at once.
     While the workers themselves are busy, the line is not what bounds them: then steps go down, for
-    threads that share one interpreter get in each other's way; one that costs is taken back.
+    threads that share one interpreter get in each other's way; one that costs is taken back. A
+    short order is over by the first step, so that one is not waited for.
     """
 
     allowed: int = FIRST
-    apart: int = 0  # workers with an interpreter of their own
+    least: int = FEWEST  # that there are while the workers are busy
     _since: float | None = None
+    _glanced: bool = False
     _landed: int = 0
     _worked: float = 0.0
     _before: float = 0.0  # the rate before the last step
@@ -123,10 +126,12 @@ class Crowd:
         `worked` is the workers' CPU time in seconds."""
         if self._since is None:
             self._since, self._landed, self._worked = now, landed, worked
-        elif (passed := now - self._since) >= _LOOK:
+        elif (passed := now - self._since) >= (_LOOK if self._glanced else _GLANCE):
             rate, load = (landed - self._landed) / passed, (worked - self._worked) / passed
-            self._since, self._landed, self._worked = now, landed, worked
-            self._judge(now, rate, busy, load)
+            if passed >= _LOOK or load >= _LOADED:
+                self._since, self._landed, self._worked = now, landed, worked
+                self._judge(now, rate, busy, load)
+            self._glanced = True
         return self.allowed
 
     def _judge(self, now: float, rate: float, busy: int, load: float) -> None:
@@ -143,7 +148,7 @@ class Crowd:
 
     def _next_step(self, busy: int, load: float) -> int:
         if load >= _LOADED:
-            return -min(self.allowed // 2, max(self.allowed - self.apart, 0))
+            return -min(self.allowed // 2, max(self.allowed - self.least, 0))
         if busy < self.allowed:
             return 0
         return min(max(2, self.allowed // 2), MOST - self.allowed)

@@ -7,6 +7,7 @@ told as events. Steering from outside (`control`) ends here too.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -102,7 +103,7 @@ class Desk:
         self._due = threading.Condition(lock)  # there is something to merge, or the end
         self._bucket = Bucket()
         self._fixed = options.connections
-        self._crowd = Crowd()
+        self._crowd = Crowd(least=min(len(os.sched_getaffinity(0)), 2))
         self._worked: dict[int, float] = {}  # CPU seconds by worker
         self._since: dict[int, tuple[float, int]] = {}  # worker: when its work began, bytes then
         self._aid = Aid()
@@ -329,14 +330,9 @@ class Desk:
         """How many workers may be at work now."""
         return self._fixed or self._crowd.allowed
 
-    @property
-    def runners(self) -> int:
-        """How many workers have a runner: the first ones."""
-        return self._crowd.apart
-
-    @runners.setter
-    def runners(self, count: int) -> None:
-        self._crowd.apart = count
+    def expect_runners(self, count: int) -> None:
+        """So many workers have a runner: they are not in each other's way."""
+        self._crowd.least = max(self._crowd.least, count)
 
     def look(self) -> None:
         """Judge whether more connections bring more, which of them lag, and whether the links

@@ -175,7 +175,8 @@ class Order:
     def _watch(self, reach: Reach) -> None:
         """Deliver events until every thread has left."""
         due = 0.0
-        self._runners = self._desk.runners = self._count_runners()
+        self._runners = self._count_runners()
+        self._desk.expect_runners(self._runners)
         self._hire_mergers()
         self._hire(reach)
         while self._left < len(self._threads):
