@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -39,6 +38,8 @@ class Parser(argparse.ArgumentParser):
     def _no_option(self, text: str) -> str:
         name = text.partition("=")[0] if text.startswith("--") else text[:2]
         known = [flag for action in self._actions for flag in action.option_strings]
+        import difflib
+
         near = difflib.get_close_matches(name, known, n=1)
         return f"there is no option {name}" + (f": did you mean {near[0]}?" if near else "")
 

@@ -7,7 +7,6 @@ that another source overrides, and every fault names its source. Nobody repeats 
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -292,6 +291,8 @@ def _said(setting: Setting, value: object) -> list[str] | None:
 
 
 def _unknown(name: str) -> str:
+    import difflib
+
     near = difflib.get_close_matches(name, _BY_NAME, n=1)
     shown = name if name.isprintable() and len(name) <= 40 else ascii(name[:40])
     return f"there is no setting {shown}" + (f": did you mean {near[0]}?" if near else "")

@@ -7,7 +7,6 @@ told as events. Steering from outside (`control`) ends here too.
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from segdl.core import events
 from segdl.core.errors import (
@@ -49,13 +49,17 @@ from segdl.core.schedule import (
 )
 from segdl.core.traffic import Quota
 from segdl.core.urls import ShareURL
+from segdl.edges.cores import cores
 from segdl.edges.parts import Part
 from segdl.engine.aid import Aid, Assist
 from segdl.engine.delivery import Delivery
-from segdl.engine.errand import MOST, Done, Errand, Reply, is_small
+from segdl.engine.errand import MOST, Errand, is_small
 from segdl.engine.outlook import LinksWanted, Outlook
 from segdl.engine.tally import Tally
 from segdl.engine.task import Task
+
+if TYPE_CHECKING:
+    from segdl.engine.runner import Done, Reply
 
 Emit = Callable[[events.Event], None]
 _IDLE_LOOK = 0.1  # seconds between two looks of an idle worker for somebody to help
@@ -103,7 +107,7 @@ class Desk:
         self._due = threading.Condition(lock)  # there is something to merge, or the end
         self._bucket = Bucket()
         self._fixed = options.connections
-        self._crowd = Crowd(least=min(len(os.sched_getaffinity(0)), 2))
+        self._crowd = Crowd(least=min(cores(), 2))
         self._worked: dict[int, float] = {}  # CPU seconds by worker
         self._since: dict[int, tuple[float, int]] = {}  # worker: when its work began, bytes then
         self._aid = Aid()

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from segdl.core import events
 from segdl.core.errors import ExitCode, ExpiredError, SegdlError, disk_error
@@ -19,6 +20,7 @@ from segdl.core.pace import Rate
 from segdl.core.plan import segment_size
 from segdl.core.report import Failure, Receipt, Report
 from segdl.core.runway import last_end
+from segdl.edges.cores import cores
 from segdl.edges.index import read_index
 from segdl.edges.manifest_file import ManifestFile
 from segdl.edges.transport import Reach
@@ -30,10 +32,12 @@ from segdl.engine.desk import Desk
 from segdl.engine.errand import WORTH, is_small
 from segdl.engine.merger import Merger
 from segdl.engine.renewal import Renewal
-from segdl.engine.runner import Runner, can_run
 from segdl.engine.salvage import Salvage
 from segdl.engine.task import DRAFT, Task
 from segdl.engine.worker import Worker
+
+if TYPE_CHECKING:
+    from segdl.engine.runner import Runner
 
 _TICK = 0.1  # seconds between two progress events
 _BREATH = 0.005  # seconds between two handfuls of events
@@ -207,6 +211,8 @@ class Order:
             worker.start()
 
     def _runner(self, number: int, reach: Reach) -> Runner:
+        from segdl.engine.runner import Runner  # which few orders have any use for
+
         return Runner(number, self._workspace, self._segment_size, reach)
 
     def _count_runners(self) -> int:
@@ -214,12 +220,14 @@ class Order:
         small = (t for t in self._targets if is_small(t) and t.path not in self._before)
         worth = sum(1 for _ in small) >= WORTH and not self._offers
         drafts = self._segment_size is None or self._segment_size >= DRAFT
-        if not (worth and drafts and can_run() and self._workspace.can_draft()):
+        if not (worth and drafts and self._workspace.can_draft()):
             return 0
-        return len(os.sched_getaffinity(0))
+        from segdl.engine.runner import can_run
+
+        return cores() if can_run() else 0
 
     def _hire_mergers(self) -> None:
-        for number in range(min(len(os.sched_getaffinity(0)), len(self._targets))):
+        for number in range(min(cores(), len(self._targets))):
             merger = Merger(
                 number, self._desk, self._delivery, self._salvage, lambda: self._events.put(None)
             )
@@ -245,7 +253,8 @@ class Order:
             except queue.Empty:
                 if left <= 0 or self._left == len(self._threads):
                     return
-            time.sleep(_BREATH)
+            if not self._left:
+                time.sleep(_BREATH)
 
     def _deliver_event(self, event: events.Event | None) -> None:
         if event is None:

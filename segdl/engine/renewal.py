@@ -21,7 +21,6 @@ from segdl.core.errors import ManifestError, SegdlError, disk_error
 from segdl.core.manifest import LARGEST, Manifest, Target, parse_manifest
 from segdl.core.options import Options
 from segdl.core.renewal import Renewed, Turns, first_end, only_later
-from segdl.edges.command import output_of
 from segdl.edges.manifest_file import ManifestFile
 from segdl.edges.transport import Connection, Reach
 
@@ -85,6 +84,8 @@ class Renewal:
     def _find_sources(self, order: Manifest) -> Sequence[Source]:
         sources, over = [], self._over.is_set
         if command := self._options.refresh_command:
+            from segdl.edges.command import output_of  # few orders have one
+
             sources.append(Source(COMMAND, partial(output_of, command, LARGEST, LONGEST, over)))
         if url := order.refresh:
             asking = partial(self._connection.document, url, LARGEST, LONGEST)

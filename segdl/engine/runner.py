@@ -12,22 +12,62 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from segdl.core.manifest import Target
+from segdl.core.report import Receipt
+from segdl.core.timeline import Exchange
+from segdl.core.traffic import Quota
+from segdl.core.transfer import by_fields
+from segdl.edges.cores import cores
 from segdl.edges.transport import Reach
 from segdl.edges.workspace import Workspace
-from segdl.engine.errand import MOST, READY, Brief, Reply
+from segdl.engine.errand import MOST
 
+READY = "ready"
 _LOOK = 0.1  # seconds between two looks whether an errand is still wanted
 _SHORT, _LONG = 0.1, 0.4  # seconds: the next errand is larger, or smaller
 _END = 5.0  # seconds until a runner that was told to end is killed
 
 
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What a runner is told first."""
+
+    parent: int  # the process that it runs for
+    number: int  # the worker's there
+    root: int  # the output directory, an open descriptor
+    segment_size: int | None
+    reach: Reach
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A target that is delivered, but for its receipt, which is to be kept."""
+
+    receipt: Receipt
+    seconds: float
+    request: Exchange
+    quota: Quota | None  # what the answer said of it
+    date: float | None  # and of the server's clock, in unix seconds
+
+    __reduce__ = by_fields
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of an errand: `done` are its first targets; the others are as they were."""
+
+    done: tuple[Done, ...]
+    landed: int  # bytes from the network
+    worked: float  # CPU seconds, since the runner began
+
+
 def can_run() -> bool:
     """Whether this interpreter can be started again, and there is a core for it."""
     frozen = getattr(sys, "frozen", False)
-    return bool(sys.executable) and not frozen and len(os.sched_getaffinity(0)) > 1
+    return bool(sys.executable) and not frozen and cores() > 1
 
 
 class Runner:

@@ -28,7 +28,7 @@ from segdl.core.timeline import Exchange, exchange
 from segdl.edges.transport import Answer, Connection
 from segdl.edges.workspace import Workspace
 from segdl.engine.delivery import Delivery
-from segdl.engine.errand import READY, Brief, Done, Reply
+from segdl.engine.runner import READY, Brief, Done, Reply
 from segdl.engine.task import DRAFT, Task
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)

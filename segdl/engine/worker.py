@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from segdl.core.errors import (
     BrokenError,
@@ -33,8 +34,10 @@ from segdl.edges.transport import Answer, Connection, Reach
 from segdl.engine.aid import Assist
 from segdl.engine.desk import Desk
 from segdl.engine.errand import Errand
-from segdl.engine.runner import Runner
 from segdl.engine.task import Task
+
+if TYPE_CHECKING:
+    from segdl.engine.runner import Runner
 
 CHECKPOINT = 512 * KIB  # bytes read or written without a record, at most: what a kill -9 costs
 LINGER = 0.5  # seconds that the first byte of a buffer waits for the last

@@ -67,8 +67,9 @@ def dial(
 
 def look_up(host: str, port: int) -> list[Address]:
     """The addresses of `host` in the system's order, at least one. Raises LookupFailed."""
+    name = host.encode() if host.isascii() else host  # a `str` costs a start the codec for IDNA
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     except (OSError, ValueError):  # ValueError: a label that IDNA cannot encode
         raise LookupFailed(f"no address found for {host}") from None
     return [Address(family, kind, protocol, place) for family, kind, protocol, _, place in found]
