@@ -333,6 +333,11 @@ SCENES = (
     Scene("tls", "The order over TLS", tls),
     Scene("sha256", "The order with SHA-256 digests", sha256),
     Scene("small", "Small files of 64 KiB", compared("small", peers.SMALL, small_sizes)),
+    Scene(
+        "small-disk",
+        "Small files of 64 KiB onto a disk, `sync` included",
+        compared("small", peers.SMALL, small_sizes, disk=True),
+    ),
     Scene("throttled", "Eight connections of 4 MiB/s", throttled),
     Scene("trickle", "The same, but one connection trickles", trickle),
     Scene("resume", "The second half of the order, after a kill -9", resume),
