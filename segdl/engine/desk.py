@@ -113,7 +113,7 @@ class Desk:
         self._aid = Aid()
         self._odd: set[int] = set()  # small targets that are no errand, as it turned out
         self._offered: dict[int, None] = {}  # in order; they cost a number until their turn comes
-        self._drafts: dict[int, int] = {}  # bytes of those that are complete and not delivered
+        self._drafts: dict[int, int] = {}  # bytes of those that are complete or on errands
         self._most_drafted = MOST_LOST - min(_longest(targets), MOST_UNRECORDED)  # a connection
         self._gathering = 0  # mergers that wait for more drafts
         self._held_back = 0  # workers that wait for mergers
@@ -209,16 +209,24 @@ class Desk:
         return fresh and is_small(self.targets[job])
 
     def _errand(self, worker: int, first: Fetch, most: int, now: float) -> Errand:
-        """`first`, and the targets that come after it: no more than a crash may cost."""
-        works, room = [first], MOST_LOST - (self.targets[first.job].size or 0)
+        """`first`, and the targets that come after it: no more than a crash may cost, with the
+        drafts that are not delivered, and one under way of each other worker."""
+        longest, at_stake = MOST_LOST - self._most_drafted, sum(self._drafts.values())
+        left = self._most_drafted * self.allowed + longest - at_stake
+        works, room = [first], min(left, MOST_LOST) - self._stake(first.job)
 
         def fits(job: int) -> bool:
             return self._is_errand(job) and (self.targets[job].size or 0) <= room
 
         while len(works) < most and (work := self._schedule.take_next(first, worker, now, fits)):
             works.append(work)
-            room -= self.targets[work.job].size or 0
+            room -= self._stake(work.job)
         return Errand(tuple(works), tuple(self.targets[work.job] for work in works))
+
+    def _stake(self, job: int) -> int:
+        """A target goes on an errand: the bytes that are at stake with it."""
+        self._drafts[job] = size = self.targets[job].size or 0
+        return size
 
     def _begin(self, worker: int, work: Fetch) -> None:
         self.busy[worker] = work
@@ -545,6 +553,8 @@ class Desk:
             self.landed += reply.landed
             self._aid.landed(worker, reply.landed)
             self._worked[worker] = time.thread_time() + reply.worked
+            for work in errand.works:
+                self._drafts.pop(work.job, None)
             for work, done in pairs:
                 self.answered(worker, work, done.quota)
                 if isinstance(kept, SegdlError):

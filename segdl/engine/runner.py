@@ -28,7 +28,7 @@ from segdl.engine.errand import MOST
 READY = "ready"
 _LOOK = 0.1  # seconds between two looks whether an errand is still wanted
 _SHORT, _LONG = 0.1, 0.4  # seconds: the next errand is larger, or smaller
-_END = 5.0  # seconds until a runner that was told to end is killed
+_GRACE = 1.0  # seconds from the recall of an errand until its runner is killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,13 @@ class Reply:
 def can_run() -> bool:
     """Whether this interpreter can be started again, and there is a core for it."""
     frozen = getattr(sys, "frozen", False)
-    return bool(sys.executable) and not frozen and cores() > 1
+    told = not any(os.pathsep in place for place in _places())  # by PYTHONPATH, which splits there
+    return bool(sys.executable) and not frozen and told and cores() > 1
+
+
+def _places() -> list[str]:
+    """Where modules come from: what is no text is passed over by imports as well."""
+    return [place for place in sys.path if isinstance(place, str)]
 
 
 class Runner:
@@ -80,16 +86,21 @@ class Runner:
         self._brief = Brief(os.getpid(), number, workspace.root, segment_size, reach)
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
+        self._connected = False  # perhaps
         self._most = 1  # targets of the next errand
 
     def start(self) -> None:
         """Start the process, if that can be done."""
+        with suppress(OSError):
+            self._start()
+
+    def _start(self) -> None:
         from multiprocessing.connection import Pipe  # costs what few orders are to pay
 
+        places = [place or str(Path.cwd()) for place in _places()]
         self._channel, theirs = Pipe()
-        places = [place or str(Path.cwd()) for place in sys.path]
         command = [sys.executable, "-P", "-m", "segdl.engine.running", str(theirs.fileno())]
-        with theirs, suppress(OSError):
+        with theirs:
             self._process = subprocess.Popen(
                 command,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
@@ -99,7 +110,7 @@ class Runner:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the worker to act on
             )
-            self._channel.send(self._brief)
+        self._channel.send(self._brief)
 
     def takes(self) -> int:
         """How many targets the next errand may have by now; 0 where there is no runner."""
@@ -116,20 +127,37 @@ class Runner:
         began = time.monotonic()
         try:
             self._channel.send(tuple(targets))
-            while not self._channel.poll(_LOOK):
-                if not wanted():
-                    self._recall()
-            reply = self._channel.recv()
+            reply = self._reply(wanted)
         except (OSError, EOFError):  # it is gone
             self.close()
             return Reply((), 0, 0.0)
-        assert isinstance(reply, Reply)
-        self._learn(time.monotonic() - began, well=len(reply.done) == len(targets))
+        self._connected = bool(targets)
+        if targets:
+            self._learn(time.monotonic() - began, well=len(reply.done) == len(targets))
         return reply
 
-    def _recall(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
+    def _reply(self, wanted: Callable[[], bool]) -> Reply:
+        """What comes of an errand. It is recalled once: signal after signal would begin a wait of
+        the runner's anew. Raises EOFError for a runner that has died, or hears nothing."""
+        assert self._process is not None
+        recalled: float | None = None
+        while not self._channel.poll(_LOOK):
+            now = time.monotonic()
+            if recalled is None and not wanted():
+                recalled = now
+                self._process.terminate()
+            late = recalled is not None and now - recalled > _GRACE
+            died = self._process.poll() is not None and not self._channel.poll()
+            if late or died:
+                raise EOFError
+        reply = self._channel.recv()
+        assert isinstance(reply, Reply)
+        return reply
+
+    def hang_up(self, wanted: Callable[[], bool]) -> None:
+        """Have it close the connection that it keeps: its worker is to open one."""
+        if self._process is not None and self._connected:
+            self.run((), wanted)
 
     def _learn(self, seconds: float, *, well: bool) -> None:
         """Errands are short, so that what is there can be told, and small after trouble."""
@@ -141,13 +169,10 @@ class Runner:
             self._most = max(self._most // 2, 1)
 
     def close(self) -> None:
-        """End the process, and wait for it. Nothing happens if there is none."""
+        """End the process, at once: it holds nothing that is worth a wait."""
         process, self._process = self._process, None
         if process is None:
             return
         self._channel.close()
-        try:
-            process.wait(_END)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()

@@ -65,15 +65,22 @@ class _Runner:
     def serve(self, channel: Channel) -> NoReturn:
         """Errands in, replies out. Raises EOFError when there is nobody left to run for."""
         signal.signal(signal.SIGTERM, self._recall)
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, {signal.SIGTERM}
+        )  # whom it runs for may block it
         _end_with_parent()
         channel.send(READY)
         while True:
             while not channel.poll(_LINGER):
                 self._connection.hang_up()
-            targets = channel.recv()
-            with self._workspace.staying():
-                reply = self._run(targets)
+                self._require_parent()
+            reply = self._run(channel.recv())
+            self._recalled = False
             channel.send(reply)
+
+    def _require_parent(self) -> None:
+        if os.getppid() != self._brief.parent:
+            raise EOFError
 
     def _recall(self, number: int, frame: FrameType | None) -> None:
         self._recalled = True
@@ -82,19 +89,23 @@ class _Runner:
         return self._recalled
 
     def _run(self, targets: Sequence[Target]) -> Reply:
-        self._recalled, self._landed = False, 0
+        self._landed = 0
         fetched: list[_Fetched] = []
-        for target in targets:
-            task = Task(target, self._workspace, self._brief.segment_size)
-            found = attempted(self._fetch, task)
-            if isinstance(found, SegdlError):
-                _let_go(task)
-                break
-            fetched.append(found)
-        done = attempted(self._deliver, fetched)
+        with self._workspace.staying():
+            for target in targets:
+                task = Task(target, self._workspace, self._brief.segment_size)
+                found = attempted(self._fetch, task)
+                if isinstance(found, SegdlError):
+                    _let_go(task)
+                    break
+                fetched.append(found)
+        with self._workspace.staying():  # a folder may have moved while bytes came
+            done = attempted(self._deliver, fetched)
         for each in fetched:
             _let_go(each.task)
         kept = () if isinstance(done, SegdlError) else done
+        if not kept or len(kept) < len(targets):
+            self._connection.hang_up()  # the worker goes on, with a connection of its own
         return Reply(kept, self._landed, time.process_time())
 
     def _fetch(self, task: Task) -> _Fetched:
@@ -127,6 +138,9 @@ class _Runner:
                 count = answer.readinto(room)
             except TimeoutError:
                 count = 0
+            else:
+                if not count:
+                    raise BrokenError("the answer ends before the target")
             part.write(room[:count])
             self._landed += count
             if self._interrupted() or watch.stalled(time.monotonic(), part.reached):
@@ -137,8 +151,7 @@ class _Runner:
         """Verify, flush and name what is complete: as far as all is well. Raises OSError."""
         for each in fetched:
             each.task.front.advance(each.task.files, lambda number: None)
-        if os.getppid() != self._brief.parent:
-            raise EOFError
+        self._require_parent()
         receipts = self._delivery.deliver_drafts([each.task for each in fetched])
         done: list[Done] = []
         for each, receipt in zip(fetched, receipts, strict=True):

@@ -83,6 +83,8 @@ class Worker(threading.Thread):
                 self._runner.start()
             while work := self._next_work(current):
                 self._work, self._gained = work, 0
+                if self._runner is not None and not isinstance(work, Errand):
+                    self._runner.hang_up(self._goes_on)
                 match work:
                     case Errand():
                         self._send(work)
@@ -131,7 +133,7 @@ class Worker(threading.Thread):
         """Have the runner do it: this connection is its until it is back."""
         assert self._runner is not None
         self._hang_up()
-        reply = self._runner.run(errand.targets, lambda: not self._interrupted())
+        reply = self._runner.run(errand.targets, self._goes_on)
         for target, done in zip(errand.targets, reply.done, strict=False):
             self._note(done.request)
             self._desk.outlook.answered(target.urls[0], done)
@@ -153,6 +155,9 @@ class Worker(threading.Thread):
             answer = self._open(task, fetch, self._url(task, fetch), tail.reached, tail.limit)
             self._stream(task, fetch, answer, tail)
         task.checkpoint(tail, fetch.epoch)
+
+    def _goes_on(self) -> bool:
+        return not self._interrupted()
 
     def _interrupted(self) -> bool:
         return self._work is not None and not self._desk.wanted(self._work, self._number)
