@@ -15,6 +15,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -29,6 +30,7 @@ import segdl
 from segdl.core import events
 from segdl.core.digests import digest
 from segdl.core.errors import ExitCode
+from segdl.core.manifest import Target
 from segdl.core.options import MIB
 from segdl.core.report import Grade
 from segdl.core.schedule import STRIKES
@@ -36,7 +38,9 @@ from segdl.edges.receipts import Receipts, read_receipts
 from segdl.edges.workspace import Workspace
 from segdl.engine import delivery
 from segdl.engine.delivery import FEW, Delivery
-from segdl.engine.desk import MOST_LOST
+from segdl.engine.desk import MOST_LOST, Desk
+from segdl.engine.errand import Errand
+from segdl.engine.runner import Reply, Runner
 from segdl.engine.task import DRAFT
 from tests.commands import command, environment, running
 from tests.faults import EVERY_PATH, Answer, FaultServer, Seen, Wire, faults
@@ -1020,3 +1024,184 @@ def test_redirected(case: Small, works: list[str]) -> None:
     case.check_delivered()
     assert works == []
     case.check_believed()
+
+
+# -- on errands ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runners(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every order has runners, ready before the first target; how many each errand delivers."""
+    delivered: list[int] = []
+    start, run = Runner.start, Runner.run
+
+    def started(self: Runner) -> None:
+        start(self)
+        if self._process is not None:
+            self._channel.poll(10.0)
+
+    def ran(self: Runner, targets: Sequence[Target], wanted: Callable[[], bool]) -> Reply:
+        reply = run(self, targets, wanted)
+        delivered.append(len(reply.done))
+        return reply
+
+    monkeypatch.setattr("segdl.engine.order.WORTH", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(Runner, "start", started)
+    monkeypatch.setattr(Runner, "run", ran)
+    return delivered
+
+
+def test_what_a_crash_costs_is_bounded_with_errands(
+    case: Small, runners: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While flushes are slow, an errand has no more bytes than the drafts that wait leave."""
+    for number in range(150):  # a slice is no errand
+        odd = number > 60 and number % 28 < 12
+        more: dict[str, Any] = {"slice": {"offset": "0", "size": "50000"}} if odd else {}
+        case.add(number, 50_000, **more)
+    stakes: list[tuple[int, int]] = []
+    errand = Desk._errand
+
+    def watched(self: Desk, *given: Any) -> Errand:
+        waiting = sum(self._drafts.values())
+        sent = errand(self, *given)
+        stakes.append((waiting, sum(target.size or 0 for target in sent.targets)))
+        return sent
+
+    monkeypatch.setattr(Desk, "_errand", watched)
+    wrap(monkeypatch, Delivery, "deliver_drafts", lambda *_: time.sleep(0.3))
+    case.run(connections=1).report.raise_for_failures()
+    case.check_delivered()
+    assert any(waiting for waiting, _ in stakes) and sum(runners) > 50
+    assert max(map(sum, stakes)) <= MOST_LOST
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_cancelled_while_a_server_is_silent(case: Small, runners: list[int], blocked: bool) -> None:
+    """What is complete is delivered, at once: also where whoever calls blocks the signal."""
+    names = case.add_several(60)
+    control = segdl.Control()
+
+    def silent(wire: Wire, request: Seen, answer: Answer) -> Answer | None:
+        began.append(time.monotonic())
+        control.cancel()
+        return faults.blackhole(100)(wire, request, answer)
+
+    began: list[float] = []
+    case.server.script(case.path(names[40]), silent)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM} if blocked else ())
+    try:
+        run = case.run(control=control, connections=1, timeout=30.0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert time.monotonic() - began[0] < 2.0
+    assert run.code is ExitCode.INTERRUPTED
+    assert case.receipts() == case.delivered() == set(names[:40])
+    assert runners[-1] == 9
+    case.finish()
+
+
+def test_an_answer_that_is_shorter_than_asked_for(case: Small, runners: list[int]) -> None:
+    names, began = case.add_several(60), time.monotonic()
+    case.server.script(case.path(names[40]), faults.short_206(1000), on=1)
+    run = case.run(connections=1, timeout=8.0)
+    run.report.raise_for_failures()
+    assert time.monotonic() - began < 4.0
+    assert 0 < sum(runners) < 60
+    case.check_delivered()
+
+
+def test_one_connection_with_a_runner(case: Small, runners: list[int]) -> None:
+    """It is the worker's or the runner's, whatever the next target is."""
+    opened: list[int] = []
+
+    def count(wire: Wire, request: Seen, answer: Answer) -> Answer:
+        time.sleep(0.02)  # the server hears of a connection's end a moment later
+        opened.append(case.server.open)
+        return answer
+
+    for number in range(60):
+        case.add(number, 5000, PIECES if number % 7 == 6 else Proof.DIGEST)
+        if number % 7 in (0, 6):
+            case.server.script(f"/o/{number}", count)
+    case.server.script("/o/40", faults.cut(100), on=1)
+    case.run(connections=1).report.raise_for_failures()
+    case.check_delivered()
+    assert sum(runners) > 30
+    assert set(opened) == {1}
+
+
+@pytest.mark.parametrize("lack", ["descriptor", "folder", "colon", "text"])
+def test_no_runner_can_be_started(
+    case: Small, runners: list[int], monkeypatch: pytest.MonkeyPatch, lack: str
+) -> None:
+    """Then the order goes on without; a place that imports pass over is no reason."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    case.add_several(60)
+    more: dict[str, Any] = {"folder": "", "colon": "/x:/y", "text": Path("/x")}
+    if lack == "descriptor":
+        monkeypatch.setattr("multiprocessing.connection.Pipe", fail)
+    else:
+        monkeypatch.setattr(sys, "path", [*sys.path, more[lack]])
+    if lack == "folder":
+        monkeypatch.setattr(Path, "cwd", fail)
+    case.run(connections=2).report.raise_for_failures()
+    case.check_delivered()
+    assert bool(sum(runners)) is (lack == "text")
+
+
+def test_a_folder_is_moved_during_an_errand(case: Small, runners: list[int]) -> None:
+    """Nothing gets a name outside of the output directory, whatever was open."""
+    names = [case.add(number, 5000, name=f"a/{number}.bin") for number in range(60)]
+    elsewhere = case.folder / "elsewhere"
+    moved: list[set[str]] = []
+
+    def put_back(event: segdl.Event) -> None:
+        if isinstance(event, events.OrderFinished):
+            moved.append(set(os.listdir(elsewhere)))
+            for name in moved[1]:
+                (elsewhere / name).rename(case.out / "a" / name)
+
+    def move(wire: Wire, request: Seen, answer: Answer) -> Answer:
+        (case.out / "a").rename(elsewhere)
+        moved.append(set(os.listdir(elsewhere)))
+        return answer
+
+    case.server.script(case.path(names[40]), move, on=1)
+    case.run(connections=1, listener=put_back).report.raise_for_failures()
+    assert runners[5] == 16, "it was no errand"
+    assert moved[0] == moved[1], "something was named elsewhere"
+
+
+ORPHAN = """
+import os, sys, time
+from pathlib import Path
+from segdl.edges.transport import Reach
+from segdl.edges.workspace import Workspace
+from segdl.engine.runner import Runner
+runner = Runner(0, Workspace(Path(sys.argv[1])), None, Reach(timeout=5.0))
+runner.start()
+runner._channel.poll(10.0)
+if copy := os.fork():
+    print(runner._process.pid, copy, flush=True)
+    os.kill(os.getpid(), 9)
+time.sleep(60)
+"""
+
+
+def test_a_fork_does_not_keep_a_runner(tmp_path: Path) -> None:
+    """It ends with the process that it runs for, also while a copy of that has its channel."""
+    words = [sys.executable, "-c", ORPHAN, str(tmp_path)]
+    with subprocess.Popen(words, env=environment(tmp_path), stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        runner, copy = map(int, child.stdout.readline().split())
+        try:
+            until(lambda: not Path(f"/proc/{runner}/cmdline").read_bytes())
+        except FileNotFoundError:
+            pass
+        finally:
+            os.kill(copy, signal.SIGKILL)

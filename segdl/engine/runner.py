@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,16 +91,18 @@ class Runner:
 
     def start(self) -> None:
         """Start the process, if that can be done."""
-        with suppress(OSError):
-            self._start()
+        with suppress(OSError), ExitStack() as failed:
+            self._start(failed)
+            failed.pop_all()
 
-    def _start(self) -> None:
+    def _start(self, failed: ExitStack) -> None:
         from multiprocessing.connection import Pipe  # costs what few orders are to pay
 
-        places = [place or str(Path.cwd()) for place in _places()]
         self._channel, theirs = Pipe()
+        failed.callback(self._channel.close)
         command = [sys.executable, "-P", "-m", "segdl.engine.running", str(theirs.fileno())]
         with theirs:
+            places = [place or str(Path.cwd()) for place in _places()]
             self._process = subprocess.Popen(
                 command,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -20,9 +21,11 @@ import segdl.cli.get
 import segdl.cli.progress
 import segdl.cli.summary
 import segdl.engine
-import segdl.service.steering  # noqa: F401  (loaded before the fork)
+import segdl.engine.order
+import segdl.service.steering  # (loaded before the fork)
 from segdl.cli import shell
 from segdl.engine import front
+from segdl.engine.runner import Runner
 from tests.commands import check_output, environment
 
 PATIENCE = 30.0  # seconds after which a run that goes on has gone wrong
@@ -37,15 +40,21 @@ class Child:
     """A run of `segdl ARGUMENTS` whose standard output and error go to `said`."""
 
     def __init__(
-        self, folder: Path, *arguments: str | Path, traced: bool = False, big: bool = False
+        self,
+        folder: Path,
+        *arguments: str | Path,
+        traced: bool = False,
+        big: bool = False,
+        many: bool = False,
     ) -> None:
         """`folder` is its current one, and its home. If `traced`, it begins when somebody does. If
-        `big`, it writes every target as one that is big."""
+        `big`, it writes every target as one that is big; if `many`, it has runners."""
+        self._folder = folder
         self._said = folder / "said"
         self._said.unlink(missing_ok=True)  # of the run before
         words = list(map(str, arguments))
         self._process = _forks.Process(
-            target=_live, args=(words, folder, self._said, environment(folder), traced, big)
+            target=_live, args=(words, folder, self._said, environment(folder), traced, big, many)
         )
         self._process.start()
         assert self._process.pid is not None
@@ -82,6 +91,11 @@ class Child:
         check_output(self.said)
         assert self._process.exitcode is not None
         return self._process.exitcode
+
+    def runners(self) -> list[int]:
+        """Its runners, which are no part of the group, and may outlast it by a moment."""
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+                if _runs(pid, self._folder)]  # fmt: skip
 
     @property
     def waits(self) -> bool:
@@ -121,9 +135,14 @@ def _live(
     variables: Mapping[str, str],
     traced: bool,
     big: bool,
+    many: bool,
 ) -> None:  # in the child
     if big:
         front.BIG = 1
+    if many:
+        segdl.engine.order.WORTH = 1  # type: ignore[attr-defined]
+        os.sched_getaffinity = lambda _: {0, 1}
+        Runner.start = _started  # type: ignore[method-assign]
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
@@ -137,6 +156,23 @@ def _live(
         while not _is_traced(os.getpid()):
             time.sleep(_LOOK)
     sys.exit(shell.run(arguments))
+
+
+_start = Runner.start
+
+
+def _started(self: Runner) -> None:
+    """Start a runner, and wait until it is ready: most orders here are over before that."""
+    _start(self)
+    self._channel.poll(PATIENCE)
+
+
+def _runs(pid: int, folder: Path) -> bool:
+    """Whether a process is a runner, of a segdl with that current folder."""
+    with suppress(OSError):
+        here = os.readlink(f"/proc/{pid}/cwd") == str(folder)  # noqa: PTH115  (as it stands)
+        return here and b"segdl.engine.running" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 def _is_traced(pid: int) -> bool:

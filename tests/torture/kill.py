@@ -1,16 +1,19 @@
 """kill -9 at random moments of random orders: nothing is corrupt, little is fetched again.
 
 A round makes up an order, its server and the moments; the run is killed, sometimes stopped, and
-started again until it ends by itself.
+started again until it ends by itself. Some orders are of many small files: then segdl alone is
+killed, and its runners have to end by themselves, or a runner alone, and segdl goes on.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from typing import Any
 from segdl.core.digests import digest
 from tests import canary
 from tests.faults import Fault, FaultServer, faults
-from tests.orders import QUERY, Case, Proof, made, pieces_of
+from tests.orders import QUERY, Case, Proof, made, pieces_of, until
 from tests.torture.campaign import Campaign, Figures, Round
 from tests.torture.child import Child
 from tests.torture.finals import Finals
@@ -30,6 +33,8 @@ BLOCK = made(LARGEST + 3 * MIB, 7)
 SEGMENTS = (64 * KIB, 128 * KIB, 512 * KIB, MIB, 2 * MIB, 8 * MIB, 8 * MIB, 8 * MIB)
 CONNECTIONS = (1, 1, 1, 2, 2, 3, 4, 6)
 PIECES = "pieces"
+MANY = 0.3  # the share of orders of many small files
+ALONE = 3.0  # seconds that a runner may outlast segdl
 PROOFS = (Proof.DIGEST, PIECES, Proof.ETAG, Proof.NOTHING)
 STOP, KILL = signal.SIGTERM, signal.SIGKILL
 Words = tuple[str | Path, ...]
@@ -82,6 +87,8 @@ class Plan:
     rate: float | None  # bytes a second of each answer
     moments: tuple[Moment, ...]
     big: bool  # whether each target is written as a big one is
+    many: bool = False  # whether the order has runners
+    lost: float | None = None  # of the bytes left when the last run begins: a runner is killed then
 
     @property
     def total(self) -> int:
@@ -108,7 +115,35 @@ def plan(chance: random.Random) -> Plan:
     if chance.random() < 0.25:
         kills.insert(chance.randint(0, len(kills)), _moment(STOP, chance))
     big = chance.random() < 0.5
-    return Plan(wanted, segment, connections, rate, tuple(kills), big)
+    made_up = Plan(wanted, segment, connections, rate, tuple(kills), big)
+    return _of_many(made_up, chance) if chance.random() < MANY else made_up
+
+
+def _of_many(other: Plan, chance: random.Random) -> Plan:
+    """An order of many small files, some of which are no errand, with all else as it is."""
+    wanted = tuple(_small(number, chance) for number in range(chance.randint(30, 120)))
+    total, seconds = sum(each.size for each in wanted), chance.uniform(0.1, 1.0)
+    rate = chance.choice((None, max(total / other.connections / seconds, 64 * KIB)))
+    lost = chance.choice((None, chance.random()))
+    return replace(
+        other, wanted=wanted, segment=chance.choice((256 * KIB, 8 * MIB)), rate=rate, many=True,
+        lost=lost,
+    )  # fmt: skip
+
+
+def _small(number: int, chance: random.Random) -> Wanted:
+    odd = chance.choice((*[""] * 12, "sliced", "mirrored", "unsized", PIECES))
+    most = chance.choice((2, 1000, 20_000, 20_000, 100_000, 256 * KIB))
+    return Wanted(
+        number=number,
+        size=chance.randint(1, most),
+        at=chance.randrange(MIB, 2 * MIB),
+        proof=PIECES if odd == PIECES else chance.choice((Proof.DIGEST, Proof.ETAG, Proof.NOTHING)),
+        sized=odd not in ("sliced", "unsized"),
+        sliced=chance.randrange(1, 1000) if odd == "sliced" else 0,
+        mirrored=odd == "mirrored",
+        ranged=True,
+    )
 
 
 def _wanted(number: int, segment: int, chance: random.Random) -> Wanted:
@@ -210,8 +245,10 @@ def _once(
 ) -> None:
     """One run, to its end or to a moment before."""
     server, before = case.server, sum(ends.sent)
-    with Child(case.folder, *words, big=plan.big) as child:
+    with Child(case.folder, *words, big=plan.big, many=plan.many) as child:
         if moment is None:
+            if plan.lost is not None:
+                _lose(child, before + int(plan.lost * max(plan.total - before, 0)), case, finals)
             child.until(lambda: False, finals.look)
             codes = {0}
         else:
@@ -223,10 +260,20 @@ def _once(
         code = child.wait()
         assert code in codes, f"{code}: {child.said[-2000:]}"
         ends.held.append(child.held)
+        if plan.many:
+            until(lambda: not child.runners(), ALONE)
     server.until(lambda: server.open == 0)
     finals.look()
     ends.sent.append(server.sent() - before)
     ends.kills += code == -KILL
+
+
+def _lose(child: Child, mark: int, case: Case, finals: Finals) -> None:
+    """Kill a runner, if there is one by then."""
+    if child.until(lambda: case.server.sent() >= mark, finals.look):
+        for runner in child.runners()[:1]:
+            with suppress(ProcessLookupError):
+                os.kill(runner, KILL)
 
 
 def _judged(plan: Plan, ends: Ends) -> Figures:
@@ -235,20 +282,29 @@ def _judged(plan: Plan, ends: Ends) -> Figures:
     for count, cost in costs:
         assert cost <= plan.again(count), f"{cost} bytes again after {count} ends: {plan}, {ends}"
     again = sum(ends.sent) - plan.total
-    most = plan.again(len(plan.moments))
+    most = plan.again(len(plan.moments) + (plan.lost is not None))
     assert 0 <= again <= most, f"{again} bytes again in all: {plan}, {ends}"
     dearest = max((cost / count / plan.connections for count, cost in costs), default=0)
     ranged = all(wanted.ranged for wanted in plan.wanted)
-    return {"kills": ends.kills, "again": again, "dearest": dearest if ranged else 0}
+    return {
+        "kills": ends.kills,
+        "again": again,
+        "dearest": dearest if ranged else 0,
+        "many": plan.many,
+        "dearest of many": dearest if plan.many else 0,
+    }
 
 
 def told(figures: Sequence[Figures]) -> str:
     kills = sum(each["kills"] for each in figures)
     again = sum(each["again"] for each in figures)
     most = max(each["dearest"] for each in figures)
+    many = sum(each["many"] for each in figures)
+    dearest = max(each["dearest of many"] for each in figures)
     return (
         f"{kills:.0f} kills; bytes fetched again after a kill: {again / max(kills, 1):.0f} in the "
-        f"mean, {most:.0f} a connection at most"
+        f"mean, {most:.0f} a connection at most; {many:.0f} orders of many small files, "
+        f"{dearest:.0f} a connection at most"
     )
 
 
