@@ -39,7 +39,19 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 """
 EXEC = "os.execv(sys.argv[1], sys.argv[1:])"
 BIG = "import segdl.engine.front; segdl.engine.front.BIG = 1"  # for all targets
-AS_BIG = f"import sys; {BIG}; from segdl.cli import main; sys.exit(main())"
+MANY = """
+import os, segdl.engine.order
+from segdl.engine.runner import Runner
+segdl.engine.order.WORTH = 1
+os.sched_getaffinity = lambda _: {0, 1}
+start = Runner.start
+def started(self):
+    start(self)
+    if self._process is not None:
+        self._channel.poll(10.0)
+Runner.start = started
+"""  # every order has runners, which are ready when it begins
+MAIN = "import sys; from segdl.cli import main; sys.exit(main())"
 
 Ended = subprocess.CompletedProcess[str]
 
@@ -56,9 +68,10 @@ def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, 
     return {**kept, "HOME": str(home), **paths, **QUIET, **secrets, **(more or {})}
 
 
-def command(*arguments: str | Path, big: bool = False) -> list[str]:
-    """If `big`, every target is written as one that is big."""
-    program = ("-c", AS_BIG) if big else ("-m", "segdl")
+def command(*arguments: str | Path, big: bool = False, many: bool = False) -> list[str]:
+    """If `big`, every target is written as one that is big; if `many`, by runners where it can."""
+    before = [text for text, wanted in ((BIG, big), (MANY, many)) if wanted]
+    program = ("-c", "\n".join((*before, MAIN))) if before else ("-m", "segdl")
     return [sys.executable, *program, *map(str, arguments)]
 
 
@@ -113,6 +126,7 @@ def running(
     env: Mapping[str, str] | None = None,
     prepare: str = "",
     big: bool = False,
+    many: bool = False,
     **more: Any,
 ) -> Iterator[Running]:
     """Start it, and see to it that it ends. `prepare` is Python, run in the child before segdl."""
@@ -121,8 +135,8 @@ def running(
     }  # fmt: skip
     launch = [sys.executable, "-c", f"{SIGNALS}\n{prepare}\n{EXEC}"]
     process = subprocess.Popen(
-        [*launch, *command(*arguments, big=big)], cwd=cwd, env=environment(cwd, env), text=True,
-        **streams | more,
+        [*launch, *command(*arguments, big=big, many=many)], cwd=cwd, env=environment(cwd, env),
+        text=True, **streams | more,
     )  # fmt: skip
     with process:
         try:

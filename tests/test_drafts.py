@@ -607,16 +607,17 @@ def calls_in(log: str) -> list[Call]:
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not here: no system call to see")
-@pytest.mark.parametrize("count", [3, 24])
-def test_in_this_order(case: Small, count: int) -> None:
+@pytest.mark.parametrize(("count", "errands"), [(3, False), (24, False), (24, True)])
+def test_in_this_order(case: Small, count: int, errands: bool) -> None:
     """The bytes are flushed, then linked; the folder is flushed, then the receipt; then it is
-    said that the target is done."""
+    said that the target is done. So it is where another process does the half of it."""
     names = case.add_several(count)
     log = case.folder / "log"
     seen = "trace=pwrite64,fsync,fdatasync,syncfs,linkat,write"
     words = ("get", case.manifest(), "-o", case.out, "--progress", "json", "--connections", "1")
+    strace = ("strace", "-f", "-qq", "-y", "-s", "200", "-e", seen, "-o", str(log))
     subprocess.run(
-        ["strace", "-f", "-qq", "-y", "-s", "200", "-e", seen, "-o", str(log), *command(*words)],
+        [*strace, *command(*words, many=errands)],
         env=environment(case.folder), cwd=case.folder, check=True, timeout=60,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -624,6 +625,9 @@ def test_in_this_order(case: Small, count: int) -> None:
     for name in names:
         check_steps(calls, case.final(name))
     assert count <= FEW or any(call.text.startswith("syncfs(") for call in calls)
+    links = {line.split()[0] for line in log.read_text().splitlines() if " linkat(" in line}
+    receipts = {line.split()[0] for line in log.read_text().splitlines() if "receipts" in line}
+    assert not errands or not links & receipts, "one process has done it all"
 
 
 def check_steps(calls: Sequence[Call], final: Path) -> None:

@@ -69,6 +69,7 @@ class Plan:
     rate: int | None  # bytes a second
     moments: tuple[Moment, ...]
     big: bool  # whether each target is written as a big one is
+    many: bool  # whether small ones are by runners
 
     @property
     def total(self) -> int:
@@ -102,6 +103,7 @@ def planned(chance: random.Random, kind: FileSystem) -> Plan:
         rate=rate,
         moments=tuple(moments),
         big=chance.random() < 0.5,
+        many=chance.random() < 0.5,
     )
 
 
@@ -264,7 +266,7 @@ class _Trial:
             running(
                 "get", order.manifest(), "-o", order.out, "--progress", "json",
                 "-c", str(plan.connections), "--segment-size", str(plan.segment), *limit,
-                cwd=order.folder, stderr=said, big=plan.big,
+                cwd=order.folder, stderr=said, big=plan.big, many=plan.many,
             ) as child,
         ):  # fmt: skip
             reader = threading.Thread(target=_read, args=(child.process, ran.events))
