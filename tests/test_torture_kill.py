@@ -38,6 +38,7 @@ def points() -> int:
 def test_kills_at_random_moments() -> None:
     figures = passed(kill.CAMPAIGN, range(12))
     assert sum(each["kills"] for each in figures) >= 12
+    assert sum(each["many"] for each in figures) >= 3
 
 
 def test_kills_at_system_calls(points: int) -> None:

@@ -65,9 +65,8 @@ class _Runner:
     def serve(self, channel: Channel) -> NoReturn:
         """Errands in, replies out. Raises EOFError when there is nobody left to run for."""
         signal.signal(signal.SIGTERM, self._recall)
-        signal.pthread_sigmask(
-            signal.SIG_UNBLOCK, {signal.SIGTERM}
-        )  # whom it runs for may block it
+        # Whom it runs for may block it.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         _end_with_parent()
         channel.send(READY)
         while True:

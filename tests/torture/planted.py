@@ -51,6 +51,21 @@ BUGS: tuple[Bug, ...] = (
         "        os.fsync(task.files.merged)\n", ""),
     Bug(4, "test_drafts::test_in_this_order", "engine/delivery.py",
         "self._workspace.flush_folders([receipt.path for receipt in receipts])", "{}"),
+    Bug(4, "test_drafts::test_in_this_order", "engine/running.py",
+        "        receipts = self._delivery.deliver_drafts(",
+        "        self._delivery._flush = lambda drafts: None\n"
+        "        receipts = self._delivery.deliver_drafts("),
+    Bug(4, "test_drafts::test_in_this_order", "engine/running.py",
+        "        receipts = self._delivery.deliver_drafts(",
+        "        self._workspace.flush_folders = lambda paths: {}\n"
+        "        receipts = self._delivery.deliver_drafts("),
+    Bug(4, "test_drafts::test_in_this_order", "engine/desk.py",
+        "        kept = attempted(self._delivery.keep, [done.receipt for _, done in pairs])\n",
+        "        for work, done in pairs:\n"
+        "            self._tell_done(work, done)\n"
+        "        kept = attempted(self._delivery.keep, [done.receipt for _, done in pairs])\n"),
+    Bug(5, "test_drafts::test_what_a_crash_costs_is_bounded_with_errands", "engine/desk.py",
+        "            room -= self._stake(work.job)\n", "            self._stake(work.job)\n"),
     Bug(5, "test_resume::test_a_half_is_gone_on_with", "engine/task.py",
         "(held if complete else begun)[number] = record", "pass"),
     Bug(5, "test_resume::test_c01_kill_9_at_random_moments", "engine/worker.py",
@@ -67,6 +82,8 @@ BUGS: tuple[Bug, ...] = (
         "if p and not (signed and _signs(_name(p)))]", "if p]"),
     Bug(9, "test_faults_end_to_end::test_n03_ended_within_the_stall_window", "core/pace.py",
         "return now - since >= self.window and", "return False and"),
+    Bug(9, "test_drafts::test_cancelled_while_a_server_is_silent", "engine/running.py",
+        "        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})", "        pass"),
     Bug(9, "test_faults_end_to_end::test_s18_an_absurd_retry_after_is_capped", "core/verdict.py",
         "LONGEST_WAIT = 60.0", "LONGEST_WAIT = 1e9"),
     Bug(10, "test_faults_end_to_end::test_s19_an_outage_costs_few_requests", "core/pace.py",
