@@ -108,7 +108,7 @@ class Desk:
         self._bucket = Bucket()
         self._fixed = options.connections
         self._crowd = Crowd(least=min(cores(), 2))
-        self._worked: dict[int, float] = {}  # CPU seconds by worker
+        self._worked: dict[int, float] = {}  # CPU seconds by worker, and ~worker: its runner
         self._since: dict[int, tuple[float, int]] = {}  # worker: when its work began, bytes then
         self._aid = Aid()
         self._odd: set[int] = set()  # small targets that are no errand, as it turned out
@@ -205,8 +205,8 @@ class Desk:
             return None
 
     def _is_errand(self, job: int) -> bool:
-        fresh = job not in self.tasks and job not in self._odd
-        return fresh and is_small(self.targets[job])
+        target, fresh = self.targets[job], job not in self.tasks and job not in self._odd
+        return fresh and is_small(target) and not self.outlook.is_over(target.urls[0])
 
     def _errand(self, worker: int, first: Fetch, most: int, now: float) -> Errand:
         """`first`, and the targets that come after it: no more than a crash may cost, with the
@@ -547,14 +547,15 @@ class Desk:
 
     def ran(self, worker: int, errand: Errand, reply: Reply) -> None:
         """A runner is back: what it delivered has still to get its receipts."""
-        pairs = list(zip(errand.works, reply.done, strict=False))
+        both = zip(errand.works, reply.done, strict=False)
+        pairs = [(work, done) for work, done in both if done is not None]
+        done_with = {work.job for work, _ in pairs}
         kept = attempted(self._delivery.keep, [done.receipt for _, done in pairs])
         with self._change:
             self.landed += reply.landed
             self._aid.landed(worker, reply.landed)
-            self._worked[worker] = time.thread_time() + reply.worked
-            for work in errand.works:
-                self._drafts.pop(work.job, None)
+            self._worked[worker] = time.thread_time()
+            self._worked[~worker] = max(self._worked.get(~worker, 0.0), reply.worked)
             for work, done in pairs:
                 self.answered(worker, work, done.quota)
                 if isinstance(kept, SegdlError):
@@ -562,9 +563,11 @@ class Desk:
                 else:
                     self._schedule.done(work, worker)
                     self._receive(work.job, done.receipt)
-            for work in errand.works[len(pairs) :]:
-                self._odd.add(work.job)
-                self.dropped(worker, work)
+            for work in errand.works:
+                self._drafts.pop(work.job, None)
+                if work.job not in done_with:
+                    self._odd.add(work.job)
+                    self.dropped(worker, work)
             self._end(worker)
             self._notify_all()
         if kept is None:

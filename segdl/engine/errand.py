@@ -3,7 +3,7 @@
 Of a small file little is left but Python, and an interpreter runs one thread of it at a time. So an
 order of many small files has *runners*: processes with one connection each, which do for a worker
 what goes as it should. A runner decides nothing: whatever is out of the ordinary (a refusal,
-another size, something in the way) it leaves undone, with all that comes after it, and the worker
+another size, something in the way) it leaves undone, with what it has not come to, and the worker
 does that itself. So the schedule, the events and the receipts stay in one process.
 """
 

@@ -66,12 +66,15 @@ class Outlook:
 
     def check(self, url: ShareURL) -> None:
         """Raises ExpiredError for a link that its host is known to refuse: it is not asked for."""
-        end = url.ends_at
-        if end is not None and self._clocks.over(url.netloc, end, time.monotonic()):
+        if (end := url.ends_at) is not None and self.is_over(url):
             ended = f"the link has expired (it ended at {events.timestamp(end)}"
             error = ExpiredError(f"{ended}, by its server's clock): get a fresh manifest")
             error.ends_at, error.diagnosis = end, EXPIRED
             raise error
+
+    def is_over(self, url: ShareURL) -> bool:
+        """Whether a link's host is known to refuse it."""
+        return self._clocks.over(url.netloc, url.ends_at, time.monotonic())
 
     def refused(self, url: ShareURL, error: ExpiredError) -> None:
         """A link was refused as one that has ended."""

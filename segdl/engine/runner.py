@@ -28,7 +28,7 @@ from segdl.engine.errand import MOST
 READY = "ready"
 _LOOK = 0.1  # seconds between two looks whether an errand is still wanted
 _SHORT, _LONG = 0.1, 0.4  # seconds: the next errand is larger, or smaller
-_GRACE = 1.0  # seconds from the recall of an errand until its runner is killed
+_GRACE = 3.0  # seconds from the recall of an errand until its runner is killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of an errand: `done` are its first targets; the others are as they were."""
+    """What came of an errand: for each of its targets, unless that is as it was (None)."""
 
-    done: tuple[Done, ...]
+    done: tuple[Done | None, ...]
     landed: int  # bytes from the network
     worked: float  # CPU seconds, since the runner began
 
@@ -98,11 +98,11 @@ class Runner:
     def _start(self, failed: ExitStack) -> None:
         from multiprocessing.connection import Pipe  # costs what few orders are to pay
 
+        places = [place or str(Path.cwd()) for place in _places()]
         self._channel, theirs = Pipe()
         failed.callback(self._channel.close)
         command = [sys.executable, "-P", "-m", "segdl.engine.running", str(theirs.fileno())]
         with theirs:
-            places = [place or str(Path.cwd()) for place in _places()]
             self._process = subprocess.Popen(
                 command,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
@@ -112,35 +112,48 @@ class Runner:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the worker to act on
             )
+        failed.callback(self.close)
         self._channel.send(self._brief)
 
     def takes(self) -> int:
         """How many targets the next errand may have by now; 0 where there is no runner."""
         if self._process is None:
             return 0
-        if not self._ready:
-            with suppress(OSError, EOFError):
-                if self._channel.poll():
-                    self._ready = self._channel.recv() == READY
+        if not self._ready and self._channel.poll():
+            self._ready = self._heard() == READY
+            if not self._ready:
+                self.close()
         return self._most if self._ready else 0
 
     def run(self, targets: Sequence[Target], wanted: Callable[[], bool]) -> Reply:
         """Have an errand done; it ends early once it is not `wanted`."""
         began = time.monotonic()
-        try:
-            self._channel.send(tuple(targets))
-            reply = self._reply(wanted)
-        except (OSError, EOFError):  # it is gone
+        reply = self._ask(targets, wanted)
+        if not isinstance(reply, Reply):
             self.close()
             return Reply((), 0, 0.0)
         self._connected = bool(targets)
         if targets:
-            self._learn(time.monotonic() - began, well=len(reply.done) == len(targets))
+            well = len(reply.done) == len(targets) and None not in reply.done
+            self._learn(time.monotonic() - began, well=well)
         return reply
 
-    def _reply(self, wanted: Callable[[], bool]) -> Reply:
-        """What comes of an errand. It is recalled once: signal after signal would begin a wait of
-        the runner's anew. Raises EOFError for a runner that has died, or hears nothing."""
+    def hang_up(self, wanted: Callable[[], bool]) -> None:
+        """Have it close the connection that it keeps: its worker is to open one."""
+        if self._process is not None and self._connected:
+            self.run((), wanted)
+
+    def _ask(self, targets: Sequence[Target], wanted: Callable[[], bool]) -> object:
+        """What comes of an errand; None from a runner that has died, or hears nothing."""
+        try:
+            self._channel.send(tuple(targets))
+        except OSError:
+            return None
+        return self._heard() if self._await(wanted) else None
+
+    def _await(self, wanted: Callable[[], bool]) -> bool:
+        """Wait for an answer: whether there is one. The errand is recalled once: signal after
+        signal would begin a wait of the runner's anew."""
         assert self._process is not None
         recalled: float | None = None
         while not self._channel.poll(_LOOK):
@@ -149,17 +162,16 @@ class Runner:
                 recalled = now
                 self._process.terminate()
             late = recalled is not None and now - recalled > _GRACE
-            died = self._process.poll() is not None and not self._channel.poll()
-            if late or died:
-                raise EOFError
-        reply = self._channel.recv()
-        assert isinstance(reply, Reply)
-        return reply
+            if late or self._process.poll() is not None:
+                return self._channel.poll()
+        return True
 
-    def hang_up(self, wanted: Callable[[], bool]) -> None:
-        """Have it close the connection that it keeps: its worker is to open one."""
-        if self._process is not None and self._connected:
-            self.run((), wanted)
+    def _heard(self) -> object:
+        """What the process says, which has begun to; None if it is gone, or makes no sense."""
+        try:
+            return self._channel.recv()
+        except Exception:  # unpickling raises whatever it likes
+            return None
 
     def _learn(self, seconds: float, *, well: bool) -> None:
         """Errands are short, so that what is there can be told, and small after trouble."""

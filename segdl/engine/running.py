@@ -78,6 +78,7 @@ class _Runner:
             channel.send(reply)
 
     def _require_parent(self) -> None:
+        """Raises EOFError when whom it runs for has gone, whoever may still hold the channel."""
         if os.getppid() != self._brief.parent:
             raise EOFError
 
@@ -103,7 +104,7 @@ class _Runner:
         for each in fetched:
             _let_go(each.task)
         kept = () if isinstance(done, SegdlError) else done
-        if not kept or len(kept) < len(targets):
+        if len(kept) < len(targets) or None in kept:
             self._connection.hang_up()  # the worker goes on, with a connection of its own
         return Reply(kept, self._landed, time.process_time())
 
@@ -136,26 +137,26 @@ class _Runner:
             try:
                 count = answer.readinto(room)
             except TimeoutError:
-                count = 0
-            else:
-                if not count:
-                    raise BrokenError("the answer ends before the target")
-            part.write(room[:count])
-            self._landed += count
+                count = None
+            if count == 0:
+                raise BrokenError("the body ended before the target")
+            part.write(room[: count or 0])
+            self._landed += count or 0
             if self._interrupted() or watch.stalled(time.monotonic(), part.reached):
                 raise BrokenError("it takes too long")
         task.commit(part, task.epoch)
 
-    def _deliver(self, fetched: Sequence[_Fetched]) -> tuple[Done, ...]:
-        """Verify, flush and name what is complete: as far as all is well. Raises OSError."""
+    def _deliver(self, fetched: Sequence[_Fetched]) -> tuple[Done | None, ...]:
+        """Verify, flush and name what is complete; None for what is not well. Raises OSError."""
         for each in fetched:
             each.task.front.advance(each.task.files, lambda number: None)
         self._require_parent()
         receipts = self._delivery.deliver_drafts([each.task for each in fetched])
-        done: list[Done] = []
+        done: list[Done | None] = []
         for each, receipt in zip(fetched, receipts, strict=True):
             if isinstance(receipt, SegdlError):
-                break
+                done.append(None)
+                continue
             quota = each.answer.accepted.quota
             date = None if done else each.answer.date
             done.append(Done(receipt, each.seconds, each.request, quota, date))

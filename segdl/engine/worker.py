@@ -135,8 +135,9 @@ class Worker(threading.Thread):
         self._hang_up()
         reply = self._runner.run(errand.targets, self._goes_on)
         for target, done in zip(errand.targets, reply.done, strict=False):
-            self._note(done.request)
-            self._desk.outlook.answered(target.urls[0], done)
+            if done is not None:
+                self._note(done.request)
+                self._desk.outlook.answered(target.urls[0], done)
         self._desk.ran(self._number, errand, reply)
 
     def _assist(self, work: Assist) -> None:
