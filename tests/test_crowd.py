@@ -77,3 +77,31 @@ def test_a_step_down_that_costs_is_taken_back() -> None:
         allowed = crowd.look(float(second), int(landed), MOST, worked=second * 1.0)
         landed += allowed * MB
     assert crowd.allowed == FIRST
+
+
+def test_a_busy_process_is_seen_at_a_glance() -> None:
+    """Workers that are busy are fewer after a quarter of a second; a line is not judged by that."""
+    crowd = Crowd()
+    for moment in (0.0, 0.2):
+        assert crowd.look(moment, int(moment * MB), FIRST, worked=moment) == FIRST
+    assert crowd.look(0.25, MB, FIRST, worked=0.25) < FIRST
+    crowd = Crowd()
+    for moment in (0.0, 0.25, 0.5, 0.9):
+        assert crowd.look(moment, int(moment * MB), FIRST, worked=moment * 0.1) == FIRST
+    assert crowd.look(1.0, MB, FIRST, worked=0.1) > FIRST
+
+
+@pytest.mark.parametrize("least", [1, 2, 3, 4, 9])
+def test_a_busy_process_keeps_the_least(least: int) -> None:
+    """Runners do not wait for each other's interpreter."""
+    crowd = Crowd(least=least)
+    for second in range(10):
+        crowd.look(float(second), second * 10**9, MOST, worked=second * 0.9)
+    assert crowd.allowed == min(least, FIRST)
+
+
+def test_a_refusal_goes_below_the_least() -> None:
+    crowd = Crowd(least=4)
+    for _ in range(5):
+        crowd.refused(0.0)
+    assert crowd.allowed == FEWEST

@@ -257,6 +257,50 @@ def test_fresh_urls_for_untouched_targets() -> None:
     assert [(w.job, w.host) for w in (taken(plan, 1), taken(plan, 2))] == [(1, "a"), (2, "b")]
 
 
+def anything(job: int) -> bool:
+    return True
+
+
+def test_those_that_come_next_are_taken_with_one() -> None:
+    """In the order's order, of the same host alone, as far as they fit; and given back one by
+    one."""
+    plan = schedule()
+    for job, hosts in enumerate([("a",), ("b",), ("a",), ("a", "b"), ("a",), ("a",)]):
+        plan.expect(job, hosts)
+    first = taken(plan, 7)
+    assert plan.take_next(first, 7, 0.0, lambda job: job != 2) is None
+    more = [plan.take_next(first, 7, 0.0, lambda job: job < 5) for _ in range(3)]
+    assert [work.job for work in more if work] == [2, 4]
+    assert [(work.host, work.probe, work.segment) for work in more if work] == [("a", True, 0)] * 2
+    plan.done(first, 7)
+    plan.delivered(first.job)
+    for work in more[:2]:
+        assert work is not None
+        assert plan.current(work)
+        plan.release(work, 7)
+    assert sorted(taken(plan, n).job for n in range(5)) == [1, 2, 3, 4, 5]
+
+
+def test_none_comes_next_of_a_host_that_is_held_back() -> None:
+    """It is asked with one probe; once that is answered, more may go."""
+    plan = schedule()
+    for job in range(4):
+        plan.expect(job, ("a",))
+    first = taken(plan)
+    plan.settle(first, 0, busy(), 0.0)
+    assert plan.take_next(first, 0, 0.0, anything) is None
+    probe = taken(plan, 0, 100.0)
+    assert plan.take_next(probe, 0, 100.0, anything) is None
+    plan.answered(probe, 0)
+    assert plan.take_next(probe, 0, 100.0, anything) is not None
+
+
+def test_none_comes_next_where_none_is_left() -> None:
+    plan = schedule()
+    plan.expect(0, ("a",))
+    assert plan.take_next(taken(plan), 0, 0.0, anything) is None
+
+
 def test_of_a_delivered_target_nothing_is_left_and_late_workers_do_no_harm() -> None:
     plan = with_job(2)
     first, second = taken(plan, 0), taken(plan, 1)

@@ -117,6 +117,57 @@ def test_modes(out: Path, mask: int) -> None:
         assert {mode(out / "chips"), mode(out / "chips/rev2")} == {0o777 & ~mask}
 
 
+def test_staying_opens_each_folder_once(
+    workspace: Workspace, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is come back to; all are closed afterwards, and what is missing is missed
+    again."""
+    (out / "a/b").mkdir(parents=True)
+    (out / "a/b/here").write_bytes(GOOD)
+    opened: list[str] = []
+    real = os.open
+
+    def note(path: str, *args: Any, **kwargs: Any) -> int:
+        opened.append(path)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", note)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(KeyError), workspace.staying():
+        for _ in range(3):
+            assert workspace.find("a/b/here") is not None
+            assert workspace.find("a/b/missing") is None
+            assert workspace.find("a/none/missing") is None
+            assert workspace.find("missing") is None
+            assert workspace.flush_folders(["a/b/here", "x"]) == {}
+        assert opened.count("b") == 1
+        assert opened.count("none") == 3
+        with pytest.raises(UsageError):
+            workspace.find("a/b/../here")
+        raise KeyError
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert workspace.find("a/b/here") is not None
+    assert opened.count("b") == 2
+
+
+def test_staying_follows_no_link(workspace: Workspace, out: Path, elsewhere: Path) -> None:
+    """Also one that is planted after the folder was opened: the folder itself is stayed in."""
+    with workspace.staying():
+        (out / "chips").symlink_to(elsewhere)
+        with pytest.raises(OSError):
+            workspace.find("chips/a.7z")
+        (out / "chips").unlink()
+        draft = workspace.open_draft()
+        assert draft is not None
+        workspace.name(draft, "chips/rev2/b.7z")
+        (out / "chips").rename(out / "moved")
+        (out / "chips").symlink_to(elsewhere)
+        workspace.name(draft, "chips/rev2/c.7z")
+        os.close(draft)
+    assert sorted(os.listdir(out / "moved/rev2")) == ["b.7z", "c.7z"]
+    assert os.listdir(elsewhere / "rev2") == ["a.7z"]
+
+
 def test_the_output_directory_may_be_a_link(tmp_path: Path, out: Path) -> None:
     """The user named it."""
     (tmp_path / "real").mkdir()
