@@ -97,6 +97,8 @@ def errands(monkeypatch: pytest.MonkeyPatch) -> Iterator[Errands]:
 
     def ran(self: Runner, targets: Sequence[Target], wanted: Callable[[], bool]) -> Reply:
         assert self._process is not None
+        if not targets:  # it is to hang up
+            return run(self, targets, wanted)
         errands.sent.append(tuple(targets))
         errands.at_work.add(pid := self._process.pid)
         reply = run(self, targets, wanted)
@@ -648,8 +650,7 @@ def test_a_runner_that_hangs_does_not_hold_the_end(
     case: Many, errands: Errands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told to come back, and then killed."""
-    monkeypatch.setattr("segdl.engine.runner._AGAIN", 0.2)
-    monkeypatch.setattr("segdl.engine.runner._TIMES", 3)
+    monkeypatch.setattr("segdl.engine.runner._GRACE", 0.5)
     case.add_several(FILES)
     control, stopped = segdl.Control(), list[float]()
 

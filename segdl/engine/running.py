@@ -104,7 +104,7 @@ class _Runner:
         for each in fetched:
             _let_go(each.task)
         kept = () if isinstance(done, SegdlError) else done
-        if len(kept) < len(targets) or None in kept:
+        if not targets or len(kept) < len(targets) or None in kept:
             self._connection.hang_up()  # the worker goes on, with a connection of its own
         return Reply(kept, self._landed, time.process_time())
 
