@@ -1209,3 +1209,58 @@ def test_a_fork_does_not_keep_a_runner(tmp_path: Path) -> None:
             pass
         finally:
             os.kill(copy, signal.SIGKILL)
+
+
+def test_a_runner_leaves_a_server_that_ignores_ranges(case: Small, runners: list[int]) -> None:
+    case.add_several(60)
+    case.server.script(EVERY_PATH, faults.whole_200())
+    run = case.run(connections=1)
+    run.report.raise_for_failures()
+    case.check_delivered()
+    assert len(runners) > 1 and sum(runners) == 0
+    assert not any(receipt.resumable for receipt in run.report.receipts)
+
+
+def test_what_is_here_is_not_asked_for_by_a_runner(case: Small, runners: list[int]) -> None:
+    names = case.add_several(60)
+    for name in names[30::2]:
+        case.final(name).parent.mkdir(parents=True, exist_ok=True)
+        case.final(name).write_bytes(case.data(name))
+    case.run(connections=1).report.raise_for_failures()
+    case.check_delivered()
+    assert sum(runners) >= 30
+    asked = {seen.path for seen in case.server.requests}
+    assert asked == {case.path(name) for name in (*names[:30], *names[31::2])}
+
+
+def test_errands_go_on_after_a_pause(case: Small, runners: list[int]) -> None:
+    case.add_several(90)
+    control = segdl.Control()
+
+    def pause(wire: Wire, request: Seen, answer: Answer) -> Answer:
+        control.pause()
+        until(lambda: len(runners) > before)
+        threading.Timer(0.1, control.resume).start()
+        return answer
+
+    before = 5  # errands, of 1, 2, 4, 8, 16 targets; this is in the next one
+    case.server.script("/o/40", pause, on=1)
+    case.run(connections=1, control=control).report.raise_for_failures()
+    case.check_delivered()
+    assert sum(runners[:before]) == 31
+    assert runners[before] < 16 and sum(runners[before + 1 :]) > 30
+
+
+def test_a_runner_does_not_wait_for_a_silent_server(case: Small, runners: list[int]) -> None:
+    case.add_several(60)
+    case.server.script("/o/40", faults.blackhole(100), on=1)
+    case.run(connections=1, timeout=1.0).report.raise_for_failures()
+    case.check_delivered()
+    assert sum(runners) > 31
+
+
+def test_a_runner_has_the_segment_size_that_is_asked_for(case: Small, runners: list[int]) -> None:
+    case.add_several(60)
+    run = case.run(connections=1, segment_size=MIB)
+    assert sum(runners) == 60
+    assert {receipt.segments.size for receipt in run.report.receipts} == {MIB}
