@@ -32,6 +32,7 @@ LONG = {
     "test_manifest",
     "test_renewal",
     "test_resume",
+    "test_runners",
     "test_runway",
     "test_schedule",
     "test_survey",

@@ -7,6 +7,7 @@ one: each looks at the errands that were run.
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import pickle
@@ -36,6 +37,7 @@ from segdl.core.timeline import Exchange
 from segdl.core.urls import parse_url
 from segdl.edges.timeline import read_timeline
 from segdl.edges.workspace import Workspace
+from segdl.engine.delivery import Delivery
 from segdl.engine.desk import MOST_LOST, Desk
 from segdl.engine.errand import MOST, Errand
 from segdl.engine.runner import Done, Reply, Runner
@@ -395,6 +397,9 @@ def test_something_in_the_way_of_some(
     assert set(in_fours.done) >= (set(names) - set(bad) if late else set())
     assert case.receipts() >= set(names) - set(bad)
     assert not [name for name in bad if case.asked(name) > 2]
+    if not (late or overwrite):  # what is plain to see is not asked for
+        never = {"longer", "empty", "folder", "fifo"}
+        assert not [name for name, way in bad.items() if way in never and case.asked(name)]
     for name, way in bad.items():
         if way == "same" or (overwrite and way != "folder"):
             assert case.final(name).read_bytes() == case.data(name)
@@ -565,6 +570,24 @@ def test_the_disk_fails_a_runner(
     case.check_delivered()
     assert errands.sent
     assert errands.done == []
+    case.check_believed()
+
+
+def test_receipts_that_cannot_be_kept(
+    case: Many, errands: Errands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is told to be delivered that has none; the next run finds it there."""
+    case.add_several(FILES)
+    with monkeypatch.context() as patched:
+        patched.setattr(Delivery, "keep", lambda *_: fail(errno.EIO))
+        run = case.run()
+    assert run.code is DISK
+    lost = set(errands.done)
+    assert lost
+    assert {failure.path for failure in run.report.failures} == lost
+    assert not lost & {event.target for event in run.of(events.TargetDone)}
+    case.finish(again=True)
+    assert case.server.requests == []
     case.check_believed()
 
 
