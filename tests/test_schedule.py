@@ -46,6 +46,7 @@ from segdl.core.schedule import (
     Schedule,
     Wait,
 )
+from segdl.core.traffic import PLENTY, Quota
 
 HOUR = 3600.0
 
@@ -277,8 +278,25 @@ def test_those_that_come_next_are_taken_with_one() -> None:
     for work in more[:2]:
         assert work is not None
         assert plan.current(work)
+        plan.began(work, 0.0)
         plan.release(work, 7)
     assert sorted(taken(plan, n).job for n in range(5)) == [1, 2, 3, 4, 5]
+
+
+def test_those_that_come_next_are_no_requests_yet() -> None:
+    """A host that takes few at once is not asked more slowly for what waits for its turn."""
+    plan = schedule()
+    for job in range(4):
+        plan.expect(job, ("a",))
+    first = taken(plan)
+    more = [plan.take_next(first, 0, 0.0, anything) for _ in range(3)]
+    assert plan.answered(first, 0, Quota(PLENTY), 0.0) is None
+    plan.done(first, 0)
+    for work in more:
+        assert work is not None
+        plan.began(work, 0.0)
+        assert plan.answered(work, 0, Quota(PLENTY), 0.0) is None
+        plan.done(work, 0)
 
 
 def test_none_comes_next_of_a_host_that_is_held_back() -> None:

@@ -351,18 +351,24 @@ class Schedule:
         chosen = self._choose(worker, now, current)
         if chosen is None:
             return self._rest(now)
-        return self._issue(chosen, worker, now)
+        work = self._issue(chosen, worker, now)
+        self._begin(work.host, now)
+        return work
 
     def take_next(
         self, after: Fetch, worker: int, now: float, fits: Callable[[int], bool]
     ) -> Fetch | None:
         """The untouched target whose turn comes after that of `after`, if it has the same host and
-        `fits`, and its host is up."""
+        `fits`, and its host is up. It is asked for when the one before is over: see `began`."""
         hosts = (after.host,)
         queue = self._untouched.get(hosts)
         if not queue or not fits(queue[0][1]) or not self._is_open(after.host, now):
             return None
         return self._issue(self._touch(hosts), worker, now)
+
+    def began(self, work: Fetch, now: float) -> None:
+        """What `take_next` gave has been asked for."""
+        self._begin(work.host, now)
 
     def _issue(self, chosen: int, worker: int, now: float) -> Fetch:
         entry = self._jobs[chosen]
@@ -373,7 +379,6 @@ class Schedule:
         host = entry.hosts[mirror]
         if (hold := self._holds.get(host)) is not None:
             hold.probing = worker
-        self._begin(host, now)
         return Fetch(
             chosen, segment, entry.epoch, mirror,
             probe=not entry.pinned, host=host, issue=entry.issue,

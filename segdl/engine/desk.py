@@ -547,32 +547,39 @@ class Desk:
 
     def ran(self, worker: int, errand: Errand, reply: Reply) -> None:
         """A runner is back: what it delivered has still to get its receipts."""
-        both = zip(errand.works, reply.done, strict=False)
-        pairs = [(work, done) for work, done in both if done is not None]
-        done_with = {work.job for work, _ in pairs}
+        told = dict(zip(errand.works, reply.done, strict=False))
+        pairs = [(work, done) for work, done in told.items() if done is not None]
         kept = attempted(self._delivery.keep, [done.receipt for _, done in pairs])
         with self._change:
             self.landed += reply.landed
             self._aid.landed(worker, reply.landed)
             self._worked[worker] = time.thread_time()
             self._worked[~worker] = max(self._worked.get(~worker, 0.0), reply.worked)
-            for work, done in pairs:
-                self.answered(worker, work, done.quota)
-                if isinstance(kept, SegdlError):
-                    self.failed(worker, work, kept, progress=False)
-                else:
-                    self._schedule.done(work, worker)
-                    self._receive(work.job, done.receipt)
             for work in errand.works:
+                if work is not errand.works[0]:
+                    self._schedule.began(work, time.monotonic())
                 self._drafts.pop(work.job, None)
-                if work.job not in done_with:
-                    self._odd.add(work.job)
-                    self.dropped(worker, work)
+                self._take_over(worker, work, told.get(work), kept)
             self._end(worker)
             self._notify_all()
         if kept is None:
             for work, done in pairs:
                 self._tell_done(work, done)
+
+    def _take_over(
+        self, worker: int, work: Fetch, done: Done | None, kept: SegdlError | None
+    ) -> None:
+        """What became of one target of an errand, whose receipt was `kept`, or not."""
+        if done is None:
+            self._odd.add(work.job)
+            self.dropped(worker, work)
+            return
+        self.answered(worker, work, done.quota)
+        if kept is not None:
+            self.failed(worker, work, kept, progress=False)
+            return
+        self._schedule.done(work, worker)
+        self._receive(work.job, done.receipt)
 
     def _tell_done(self, work: Fetch, done: Done) -> None:
         path, size, seconds = done.receipt.path, done.receipt.size, round(done.seconds, 3)
