@@ -26,6 +26,8 @@ from segdl.edges.workspace import Workspace
 from segdl.engine.errand import MOST
 
 READY = "ready"
+# Nearly all that a start makes stays: collections would take a tenth of it.
+_START = "import gc; gc.set_threshold(50_000); from segdl.engine.running import main; main()"
 _LOOK = 0.1  # seconds between two looks whether an errand is still wanted
 _SHORT, _LONG = 0.1, 0.4  # seconds: the next errand is larger, or smaller
 _GRACE = 3.0  # seconds from the recall of an errand until its runner is killed
@@ -101,7 +103,7 @@ class Runner:
         places = [place or str(Path.cwd()) for place in _places()]
         self._channel, theirs = Pipe()
         failed.callback(self._channel.close)
-        command = [sys.executable, "-P", "-m", "segdl.engine.running", str(theirs.fileno())]
+        command = [sys.executable, "-P", "-c", _START, str(theirs.fileno())]
         with theirs:
             self._process = subprocess.Popen(
                 command,

@@ -1,4 +1,4 @@
-"""A runner's own process: `python -m segdl.engine.running`, which `engine.runner` starts.
+"""A runner's own process, which `engine.runner` starts.
 
 The parts are those of any target (`Connection`, `Task`, `Delivery`), and so are the steps; several
 drafts are flushed and named together. It holds nothing but files without a name: a kill leaves
@@ -186,7 +186,3 @@ def main() -> NoReturn:
     except BaseException:
         code = 1
     os._exit(code)
-
-
-if __name__ == "__main__":
-    main()
