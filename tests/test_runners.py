@@ -477,7 +477,7 @@ def test_killed_in_the_middle(case: Many, in_fours: Errands) -> None:
 
 IN_RUNNERS = """
 import os, signal, sys
-if "segdl.engine.running" in sys.orig_argv:
+if any("segdl.engine.running" in word for word in sys.orig_argv):
     import errno, time
     import segdl.edges.workspace as workspace
     from segdl.edges.workspace import Workspace
@@ -688,8 +688,8 @@ def test_a_runner_that_hangs_does_not_hold_the_end(
     run = case.run(control=control)
     assert run.code is INTERRUPTED
     assert time.monotonic() - stopped[0] < 3.0
-    assert case.receipts() == case.delivered()
-    case.finish()
+    assert case.receipts() <= case.delivered()  # it may have been killed between the two
+    case.finish(again=True)
 
 
 # -- segdl itself is killed ------------------------------------------------------------------------
