@@ -1,7 +1,7 @@
 """A runner, as its worker sees it: a process that does errands (`engine.running`).
 
-It costs a start of the interpreter, during which the worker goes on without it. Where it cannot be
-started, or dies, the worker does everything itself.
+It costs a start of the interpreter, for which the worker waits a little: it would only be in its
+way. Where a runner takes longer, cannot be started, or dies, the worker does everything itself.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from segdl.engine.errand import MOST
 READY = "ready"
 # Nearly all that a start makes stays: collections would take a tenth of it.
 _START = "import gc; gc.set_threshold(50_000); from segdl.engine.running import main; main()"
+_START_UP = 0.5  # seconds that a worker waits for its runner
 _LOOK = 0.1  # seconds between two looks whether an errand is still wanted
 _SHORT, _LONG = 0.1, 0.4  # seconds: the next errand is larger, or smaller
 _GRACE = 3.0  # seconds from the recall of an errand until its runner is killed
@@ -92,7 +93,7 @@ class Runner:
         self._most = 1  # targets of the next errand
 
     def start(self) -> None:
-        """Start the process, if that can be done."""
+        """Start the process, if that can be done, and wait a moment until it is ready."""
         with suppress(OSError), ExitStack() as failed:
             self._start(failed)
             failed.pop_all()
@@ -116,6 +117,7 @@ class Runner:
             )
         failed.callback(self.close)
         self._channel.send(self._brief)
+        self._channel.poll(_START_UP)
 
     def takes(self) -> int:
         """How many targets the next errand may have by now; 0 where there is no runner."""
