@@ -45,6 +45,7 @@ from segdl.engine.task import DRAFT
 from tests.commands import command, environment, running
 from tests.faults import EVERY_PATH, Answer, FaultServer, Seen, Wire, faults
 from tests.orders import Case, Proof, Run, made, pieces_of, until
+from tests.runners import always
 from tests.test_resume import DATA as LARGE
 from tests.test_resume import WAYS, Child, fingerprint
 from tests.test_workspace import umask
@@ -1037,21 +1038,14 @@ def test_redirected(case: Small, works: list[str]) -> None:
 def runners(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every order has runners, ready before the first target; how many each errand delivers."""
     delivered: list[int] = []
-    start, run = Runner.start, Runner.run
-
-    def started(self: Runner) -> None:
-        start(self)
-        if self._process is not None:
-            self._channel.poll(10.0)
+    run = Runner.run
+    always(monkeypatch.setattr)
 
     def ran(self: Runner, targets: Sequence[Target], wanted: Callable[[], bool]) -> Reply:
         reply = run(self, targets, wanted)
         delivered.append(len(reply.done))
         return reply
 
-    monkeypatch.setattr("segdl.engine.order.WORTH", 1)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(Runner, "start", started)
     monkeypatch.setattr(Runner, "run", ran)
     return delivered
 

@@ -45,6 +45,7 @@ from segdl.engine.task import DRAFT
 from tests.commands import ROOT, running
 from tests.faults import EVERY_PATH, Answer, Fault, FaultServer, Seen, Wire, faults
 from tests.orders import Proof, Run, made, until
+from tests.runners import always
 from tests.test_drafts import GRADES, PIECES, Small, fail, kept, plant, take_away
 from tests.test_resume import WAYS, Child, fingerprint
 from tests.test_workspace import umask
@@ -89,13 +90,8 @@ def case(fault_server: FaultServer, tmp_path: Path) -> Many:
 @pytest.fixture
 def errands(monkeypatch: pytest.MonkeyPatch) -> Iterator[Errands]:
     """Every order has runners, which are ready before the first target is asked for."""
-    errands, start, run = Errands(), Runner.start, Runner.run
-
-    def started(self: Runner) -> None:
-        start(self)
-        with suppress(OSError, AttributeError):  # it was not started
-            self._channel.poll(10.0)
-        self._most = errands.most
+    errands, run = Errands(), Runner.run
+    always(monkeypatch.setattr, lambda: errands.most)
 
     def ran(self: Runner, targets: Sequence[Target], wanted: Callable[[], bool]) -> Reply:
         assert self._process is not None
@@ -109,9 +105,6 @@ def errands(monkeypatch: pytest.MonkeyPatch) -> Iterator[Errands]:
         errands.done += [each.receipt.path for each in reply.done if each is not None]
         return reply
 
-    monkeypatch.setattr("segdl.engine.order.WORTH", 1)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(Runner, "start", started)
     monkeypatch.setattr(Runner, "run", ran)
     before = children(os.getpid())
     yield errands
@@ -694,19 +687,11 @@ def test_a_runner_that_hangs_does_not_hold_the_end(
 
 # -- segdl itself is killed ------------------------------------------------------------------------
 
-BEFORE = """
-import os
-import segdl.engine.order
-from segdl.engine.runner import Runner
-
-segdl.engine.order.WORTH = 1
-os.sched_getaffinity = lambda _: {0, 1}
-start = Runner.start
-def started(self):
-    start(self)
-    self._channel.poll(10.0)
-    self._most = 4
-Runner.start = started
+BEFORE = f"""
+import sys
+sys.path.append({str(ROOT)!r})
+from tests.runners import always
+always(most=lambda: 4)
 """
 
 

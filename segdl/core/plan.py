@@ -83,11 +83,16 @@ class Pin:
     by_digest: bool = False  # what answers have was never seen; the manifest's digests settle it
 
 
+def asked_size(manifest: Manifest, options: Options) -> int | None:
+    """The segment size in bytes that is asked for of the whole order; None where nobody asks."""
+    return options.segment_size or manifest.segment_size
+
+
 def segment_size(target: Target, manifest: Manifest, options: Options) -> int | None:
     """The segment size in bytes that is asked for: by the pieces, then the option, then the
     manifest; None where nobody asks. An index under way goes before the option."""
     pieces = target.pieces.size if target.pieces else None
-    return pieces or options.segment_size or manifest.segment_size
+    return pieces or asked_size(manifest, options)
 
 
 def aligned(size: int, etag: str | None) -> int:

@@ -37,7 +37,9 @@ class Receipts:
             return _read(file)
 
     def append(self, *receipts: Receipt) -> None:
-        """Add receipts, durably, with one flush. Raises OSError."""
+        """Add receipts, durably, with one flush; none costs nothing. Raises OSError."""
+        if not receipts:
+            return
         with self._lock:
             self._append(b"".join(seal(_line(receipt)) for receipt in receipts))
         os.fdatasync(self._file)

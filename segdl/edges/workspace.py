@@ -104,7 +104,10 @@ class Depot:
         if stayed is not None and folder in stayed:
             yield stayed[folder], name
             return
-        here = self._walk(folder.split("/") if folder else [], make)
+        folders = folder.split("/") if folder else []
+        if ".." in folders:
+            raise UsageError(f"{path} leads out of the output directory")
+        here = self._walk(folders, make)
         if stayed is not None:
             stayed[folder] = here
         try:
@@ -114,8 +117,6 @@ class Depot:
                 self._leave(here)
 
     def _walk(self, folders: Sequence[str], make: bool) -> int:
-        if ".." in folders:
-            raise UsageError(f"{'/'.join(folders)} leads out of the output directory")
         here = self.root
         try:
             for folder in folders:

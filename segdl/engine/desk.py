@@ -433,6 +433,10 @@ class Desk:
 
     def segment_done(self, work: Fetch, length: int, seconds: float) -> None:
         """A segment is committed: a merger moves the front over it."""
+        self._tell_segment(work, length, seconds)
+        self.committed(work)
+
+    def _tell_segment(self, work: Fetch, length: int, seconds: float) -> None:
         self._emit(
             events.SegmentDone(
                 target=self.targets[work.job].path,
@@ -441,7 +445,6 @@ class Desk:
                 seconds=round(seconds, 3),
             )
         )
-        self.committed(work)
 
     def committed(self, work: Fetch) -> None:
         """There is something to merge: a segment, or the end of a target before one."""
@@ -536,8 +539,7 @@ class Desk:
             del self.tasks[job]
             task.over = True
             self._notify_all()
-        seconds = round(time.monotonic() - task.began, 3)
-        self._emit(_done(receipt, seconds, fetched=fetched))
+        self._emit(_done(receipt, time.monotonic() - task.began, fetched=fetched))
 
     def _receive(self, job: int, receipt: Receipt) -> None:
         self.receipts[job] = receipt
@@ -582,13 +584,10 @@ class Desk:
         self._receive(work.job, done.receipt)
 
     def _tell_done(self, work: Fetch, done: Done) -> None:
-        path, size, seconds = done.receipt.path, done.receipt.size, round(done.seconds, 3)
-        etag = done.receipt.etag
+        path, size, etag = done.receipt.path, done.receipt.size, done.receipt.etag
         self._emit(events.TargetStarted(target=path, size=size, etag=etag, held=0))
-        self._emit(
-            events.SegmentDone(target=path, segment=work.segment, bytes=size, seconds=seconds)
-        )
-        self._emit(_done(done.receipt, seconds, fetched=True))
+        self._tell_segment(work, size, done.seconds)
+        self._emit(_done(done.receipt, done.seconds, fetched=True))
 
     def confirmed(self, work: Fetch, task: Task, offer: Receipt) -> None:
         """What was there is of the object that its links lead to now. Raises OSError."""
@@ -823,7 +822,7 @@ def _done(receipt: Receipt, seconds: float, *, fetched: bool) -> events.TargetDo
     return events.TargetDone(
         target=receipt.path,
         size=receipt.size,
-        seconds=seconds,
+        seconds=round(seconds, 3),
         digests=receipt.digests,
         grade=receipt.grade,
         fetched=fetched,

@@ -17,7 +17,7 @@ from segdl.core.errors import ExitCode, ExpiredError, SegdlError, disk_error
 from segdl.core.manifest import Manifest, Target
 from segdl.core.options import Options
 from segdl.core.pace import Rate
-from segdl.core.plan import segment_size
+from segdl.core.plan import asked_size, segment_size
 from segdl.core.report import Failure, Receipt, Report
 from segdl.core.runway import last_end
 from segdl.edges.cores import cores
@@ -80,7 +80,7 @@ class Order:
         self._mergers: list[Merger] = []
         self._left = 0  # threads that are done, with all their events delivered
         self._rate = Rate(_RATE_OVER)
-        self._segment_size = options.segment_size or manifest.segment_size  # that is asked for
+        self._segment_size = asked_size(manifest, options)
         self._runners = 0
         self._file = file
         self._renewal: Renewal | None = None

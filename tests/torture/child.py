@@ -21,11 +21,10 @@ import segdl.cli.get
 import segdl.cli.progress
 import segdl.cli.summary
 import segdl.engine
-import segdl.engine.order
-import segdl.service.steering  # (loaded before the fork)
+import segdl.service.steering  # noqa: F401  (loaded before the fork)
 from segdl.cli import shell
 from segdl.engine import front
-from segdl.engine.runner import Runner
+from tests import runners
 from tests.commands import check_output, environment
 
 PATIENCE = 30.0  # seconds after which a run that goes on has gone wrong
@@ -140,9 +139,7 @@ def _live(
     if big:
         front.BIG = 1
     if many:
-        segdl.engine.order.WORTH = 1  # type: ignore[attr-defined]
-        os.sched_getaffinity = lambda _: {0, 1}
-        Runner.start = _started  # type: ignore[method-assign]
+        runners.always()
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
@@ -156,15 +153,6 @@ def _live(
         while not _is_traced(os.getpid()):
             time.sleep(_LOOK)
     sys.exit(shell.run(arguments))
-
-
-_start = Runner.start
-
-
-def _started(self: Runner) -> None:
-    """Start a runner, and wait until it is ready: most orders here are over before that."""
-    _start(self)
-    self._channel.poll(PATIENCE)
 
 
 def _runs(pid: int, folder: Path) -> bool:

@@ -272,9 +272,9 @@ class Connection:
     def _through(self, proxy: str) -> Proxied:
         way = (proxy, self._at_home)
         if way not in self._proxied:
-            inner, own = self._reach.tls(own=False), self._reach.tls(own=self._at_home)
+            learn, own = self._blotter.learn, self._at_home
             try:
-                self._proxied[way] = Proxied(proxy, inner, own, self._blotter.learn)
+                self._proxied[way] = Proxied(proxy, self._reach, learn, own=own)
             except UsageError as error:
                 raise UnreachableError(error.message) from None
         return self._proxied[way]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import httpx
 
 from segdl.core.urls import ShareURL
-from segdl.edges.transport.reach import check_proxy
+from segdl.edges.transport.reach import Reach, check_proxy
 from segdl.edges.transport.wire import RawHeaders, Reply
 
 _CONNECT = 5.0  # seconds
@@ -26,20 +25,22 @@ class Proxied:
     def __init__(
         self,
         proxy: str,
-        inner: ssl.SSLContext,
-        own: ssl.SSLContext,
+        reach: Reach,
         learn: Callable[[httpx.Proxy], None],
+        *,
+        own: bool,
     ) -> None:
-        """`inner` is for a proxy that is reached by TLS itself, `own` for servers; `learn` hears of
-        the proxy's password. Raises UsageError for a proxy that cannot be."""
+        """Only with `own` servers are shown the client certificate; `learn` hears of the proxy's
+        password. Raises UsageError for what cannot be used."""
         url = check_proxy(proxy)
         # Without a context of ours httpcore trusts certifi here, and refuses one for plain http.
-        reached = httpx.Proxy(url, ssl_context=inner if url.scheme == "https" else None)
+        inner = reach.tls(own=False) if url.scheme == "https" else None
+        reached = httpx.Proxy(url, ssl_context=inner)
         learn(reached)
         logging.getLogger("httpcore").setLevel(logging.INFO)  # below it tells passwords, queries
         self._response: httpx.Response | None = None
         self._transport = httpx.HTTPTransport(
-            verify=own,
+            verify=reach.tls(own=own),
             proxy=reached,
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
         )

@@ -123,7 +123,7 @@ def declared_length(head: h11.Response) -> int | None:
     h11 has refused lengths that differ or are no number. Raises httpx.RemoteProtocolError for a
     length beside a transfer coding, which h11 would pass (request smuggling, RFC 9112, 6.1).
     """
-    fields = {name.lower(): value for name, value in head.headers.raw_items()}
+    fields = dict(head.headers)
     length = fields.get(b"content-length")
     coded = b"transfer-encoding" in fields
     if coded and length is not None:
