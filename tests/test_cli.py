@@ -57,15 +57,29 @@ def test_version(tmp_path: Path) -> None:
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"segdl {VERSION}\n", "")
 
 
-def test_version_imports_nothing_that_takes_time(tmp_path: Path) -> None:
+def imported(folder: Path, *arguments: str | Path) -> set[str]:
+    """What `segdl` with these arguments imports until it ends well."""
     ended = subprocess.run(
-        [sys.executable, "-X", "importtime", *command("--version")[1:]],
-        cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=True,
+        [sys.executable, "-X", "importtime", *command(*arguments)[1:]],
+        cwd=folder, env=environment(folder), capture_output=True, text=True, check=True,
     )  # fmt: skip
-    imported = set(re.findall(r"\| +([\w.]+)$", ended.stderr, re.MULTILINE))
-    assert "segdl.cli" in imported
-    assert not imported & {
-        "argparse", "asyncio", "dataclasses", "h11", "httpx", "ssl", "tqdm", "xxhash", "yaml",
+    return set(re.findall(r"\| +([\w.]+)$", ended.stderr, re.MULTILINE))
+
+
+def test_version_imports_nothing_that_takes_time(tmp_path: Path) -> None:
+    names = imported(tmp_path, "--version")
+    assert "segdl.cli" in names
+    assert not names & {"argparse", "asyncio", "dataclasses", "h11", "ssl", "tqdm", "xxhash"}
+
+
+def test_a_plain_order_imports_nothing_that_only_others_need(case: Case) -> None:
+    case.put(DATA)
+    case.manifest()
+    names = imported(case.folder, "order.json", "-o", "out")
+    assert {"segdl.engine.worker", "h11"} <= names
+    assert not names & {
+        "asyncio", "httpx", "logging", "ssl", "tqdm", "traceback",
+        "urllib.request", "yaml", "segdl.edges.transport.proxied",
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from tests.torture.planted import BUGS
 ROOT = Path(segdl.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 DOORS = {  # third-party package: the one room that imports it
-    "httpx": "edges.transport",
+    "httpx": "edges.transport.proxied",
     "h11": "edges.transport",
     "yaml": "core.manifest",
     "xxhash": "core.digests",

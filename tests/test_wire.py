@@ -12,11 +12,20 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 
-import httpx
 import pytest
 import trustme
 
-from segdl.edges.transport.wire import Body, LookupFailed, TLSRejected, WireTransport
+from segdl.edges.transport.faults import (
+    BadAnswer,
+    BadRequest,
+    ConnectFailed,
+    ConnectTimedOut,
+    LookupFailed,
+    Lost,
+    TimedOut,
+    TLSRejected,
+)
+from segdl.edges.transport.wire import Reply, WireTransport
 from segdl.edges.transport.wire.channel import Origin
 from segdl.edges.transport.wire.dial import Address, dial, first_to_answer
 from segdl.edges.transport.wire.exchange import MAX_HEADS, MAX_INTERIM
@@ -24,6 +33,7 @@ from segdl.edges.transport.wire.patience import Patience
 from tests.scripted import Handler, RawServer, answers, forever, raw_server, read_head, reset
 
 SECRET = "X-Amz-Signature=5ec2e7"
+TARGET = f"/key?{SECRET}".encode()
 TICK = 0.05
 OK = b"HTTP/1.1 200 OK\r\n"
 FIVE = OK + b"Content-Length: 5\r\n\r\nhello"
@@ -61,7 +71,7 @@ def make() -> Iterator[Make]:
                 tick=tick,
                 window=window,
             )
-            return stack.enter_context(transport)
+            return stack.enter_context(contextlib.closing(transport))
 
         yield made
 
@@ -73,22 +83,22 @@ def get(
     scheme: str = "http",
     host: str = "127.0.0.1",
     target: bytes | None = None,
-) -> httpx.Response:
-    url = f"{scheme}://{host}:{server.port}/key?{SECRET}"
-    extensions = {} if target is None else {"target": target}
-    return transport.handle_request(httpx.Request("GET", url, extensions=extensions))
+) -> Reply:
+    return asked(transport, scheme, host, server.port, target)
 
 
-def body_of(response: httpx.Response) -> Body:
-    body: Body = response.extensions["body"]
-    return body
+def asked(
+    transport: WireTransport, scheme: str, host: str, port: int, target: bytes | None = None
+) -> Reply:
+    headers = [(b"Host", f"{host}:{port}".encode())]
+    return transport.get(Origin(scheme, host.strip("[]"), port), target or TARGET, headers)
 
 
-def drained(response: httpx.Response, size: int = 4096) -> bytes:
+def drained(reply: Reply, size: int = 4096) -> bytes:
     """The whole body, read through views of `size` bytes, its connection given back."""
-    body, view, found = body_of(response), memoryview(bytearray(size)), b""
+    body, view, found = reply.body, memoryview(bytearray(size)), b""
     over = after(3)
-    with contextlib.closing(response):
+    with contextlib.closing(body):
         while True:
             assert not over(), f"no end after {len(found)} bytes"
             with contextlib.suppress(TimeoutError):
@@ -135,18 +145,6 @@ def test_the_target_goes_out_untouched_and_the_host_header_stays(make: Make) -> 
         assert b"Host: 127.0.0.1:%d\r\n" % server.port in heads[0]
 
 
-def test_without_an_own_target_the_urls_is_sent(make: Make) -> None:
-    heads: list[bytes] = []
-
-    def handler(sock: socket.socket) -> None:
-        heads.append(read_head(sock))
-        sock.sendall(FIVE)
-
-    with raw_server(handler) as server:
-        fetched(make(), server)
-    assert heads[0].startswith(b"GET /key?" + SECRET.encode() + b" HTTP/1.1\r\n")
-
-
 def test_a_target_of_100_kb_arrives(make: Make) -> None:
     target, lines = b"/" + b"k" * 100_000, []
 
@@ -161,74 +159,22 @@ def test_a_target_of_100_kb_arrives(make: Make) -> None:
 
 @pytest.mark.parametrize("target", [b"/a b", b"/a\r\nX: 1", b""])
 def test_a_target_that_would_break_the_head_is_not_sent(make: Make, target: bytes) -> None:
-    with raw_server(answers(FIVE)) as server, pytest.raises(httpx.LocalProtocolError):
+    with raw_server(answers(FIVE)) as server, pytest.raises(BadRequest):
         get(make(), server, target=target + SECRET.encode() + b" ")
-
-
-def test_only_get_without_a_body_over_http_is_sent(make: Make) -> None:
-    transport = make()
-    for request in (
-        httpx.Request("PUT", "http://127.0.0.1:9/"),
-        httpx.Request("GET", "http://127.0.0.1:9/", content=b"x"),
-    ):
-        with pytest.raises(httpx.LocalProtocolError):
-            transport.handle_request(request)
-    with pytest.raises(httpx.UnsupportedProtocol):
-        transport.handle_request(httpx.Request("GET", "ftp://127.0.0.1:9/"))
 
 
 def test_the_answer_says_what_came(make: Make) -> None:
     reply = b'HTTP/1.1 206 Partial Thing\r\nETag: "a"\r\nX-Two: 1\r\nX-Two: 2\r\nContent-Length: 0'
     with raw_server(answers(reply + b"\r\n\r\n")) as server:
         response = get(make(), server)
-        assert response.status_code == 206
-        assert response.extensions["http_version"] == b"HTTP/1.1"
-        assert response.extensions["reason_phrase"] == b"Partial Thing"
-        assert response.extensions["target"] == b"/key?" + SECRET.encode()
-        assert response.headers.raw == [
+        assert response.status == 206
+        assert list(response.headers) == [
             (b"ETag", b'"a"'),
             (b"X-Two", b"1"),
             (b"X-Two", b"2"),
             (b"Content-Length", b"0"),
         ]
-        response.close()
-
-
-def test_httpx_client_reads_and_closes_through_the_same_body(make: Make) -> None:
-    chunked = OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
-    with raw_server(answers(FIVE, chunked)) as server, httpx.Client(transport=make()) as client:
-        url = f"http://127.0.0.1:{server.port}/"
-        assert client.get(url).content == b"hello"
-        assert client.get(url).content == b"hello"
-        assert server.accepted == 1
-
-
-def test_httpx_read_gives_up_after_the_timeout_without_bytes(make: Make) -> None:
-    def handler(sock: socket.socket) -> None:
-        read_head(sock)
-        sock.sendall(FIVE[:-1])
-        read_head(sock)
-
-    with raw_server(handler) as server, httpx.Client(transport=make(timeout=0.3)) as client:
-        url = f"http://127.0.0.1:{server.port}/"
-        with pytest.raises(httpx.ReadTimeout):
-            client.get(url)
-
-
-def test_httpx_read_can_be_interrupted(make: Make) -> None:
-    stop = threading.Event()
-
-    def handler(sock: socket.socket) -> None:
-        read_head(sock)
-        sock.sendall(FIVE[:-1])
-        stop.set()
-        read_head(sock)
-
-    transport = make(interrupted=stop.is_set)
-    with raw_server(handler) as server, httpx.Client(transport=transport) as client:
-        url = f"http://127.0.0.1:{server.port}/"
-        with pytest.raises(httpx.ReadError, match="interrupted"):
-            client.get(url)
+        response.body.close()
 
 
 # The connection kept
@@ -332,14 +278,14 @@ def test_it_is_replaced_only_once(make: Make) -> None:
     with raw_server(handler) as server:
         transport = make()
         fetched(transport, server)
-        with pytest.raises(httpx.ReadError):
+        with pytest.raises(Lost):
             fetched(transport, server)
         assert server.accepted == 2
 
 
 def test_a_new_connection_that_dies_is_not_replaced(make: Make) -> None:
     with raw_server(read_head_only) as server:
-        with pytest.raises(httpx.ReadError):
+        with pytest.raises(Lost):
             fetched(make(), server)
         assert server.accepted == 1
 
@@ -348,7 +294,7 @@ def test_a_kept_connection_that_dies_in_its_head_is_not_replaced(make: Make) -> 
     with raw_server(answers(FIVE, FIVE[:20])) as server:
         transport = make()
         fetched(transport, server)
-        with pytest.raises(httpx.RemoteProtocolError):
+        with pytest.raises(BadAnswer):
             fetched(transport, server)
         assert server.accepted == 1
 
@@ -356,7 +302,7 @@ def test_a_kept_connection_that_dies_in_its_head_is_not_replaced(make: Make) -> 
 def test_a_body_left_unread_closes_the_connection(make: Make) -> None:
     with raw_server(forever(FIVE)) as server:
         transport = make()
-        get(transport, server).close()
+        get(transport, server).body.close()
         assert fetched(transport, server) == b"hello"
         assert server.accepted == 2
 
@@ -366,7 +312,7 @@ def test_a_request_while_a_body_is_out_closes_that_body(make: Make) -> None:
         transport = make()
         first = get(transport, server)
         second = get(transport, server)
-        first.close()  # late: must not touch the second's connection
+        first.body.close()  # late: must not touch the second's connection
         assert drained(second) == b"hello"
         assert fetched(transport, server) == b"hello"
         assert server.accepted == 2
@@ -375,13 +321,13 @@ def test_a_request_while_a_body_is_out_closes_that_body(make: Make) -> None:
 def test_closing_a_body_twice_does_not_free_the_next_ones_connection(make: Make) -> None:
     with raw_server(forever(FIVE)) as server:
         transport = make()
-        first = body_of(get(transport, server))
+        first = get(transport, server).body
         assert first.readinto(memoryview(bytearray(9))) == 5
         first.close()
         second = get(transport, server)
         first.close()
-        get(transport, server).close()
-        second.close()
+        get(transport, server).body.close()
+        second.body.close()
         assert server.accepted == 2
 
 
@@ -438,7 +384,7 @@ INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 def test_a_slow_head_ends_at_the_deadline(make: Make, handler: Handler) -> None:
     with raw_server(handler) as server:
         transport = make(timeout=0.4)
-        took = seconds_of(lambda: failing(transport, server, httpx.ReadTimeout))
+        took = seconds_of(lambda: failing(transport, server, TimedOut))
         assert 0.3 < took < 0.4 + 5 * TICK
 
 
@@ -452,7 +398,7 @@ def test_waiting_for_a_head_can_be_interrupted(make: Make) -> None:
 
     with raw_server(handler) as server:
         transport = make(interrupted=stop.is_set)
-        with pytest.raises(httpx.ReadError, match="interrupted"):
+        with pytest.raises(Lost, match="interrupted"):
             fetched(transport, server)
 
 
@@ -469,7 +415,7 @@ def test_an_interrupted_head_on_a_kept_connection_is_not_asked_again(make: Make)
     with raw_server(handler) as server:
         transport = make(interrupted=stop.is_set)
         fetched(transport, server)
-        with pytest.raises(httpx.ReadError, match="interrupted"):
+        with pytest.raises(Lost, match="interrupted"):
             fetched(transport, server)
         assert server.accepted == 1
 
@@ -496,7 +442,7 @@ def test_some_interim_answers_are_passed_over(make: Make, count: int) -> None:
 )
 def test_heads_without_an_end_are_refused(make: Make, handler: Handler) -> None:
     with raw_server(handler) as server:
-        failing(make(), server, httpx.RemoteProtocolError)
+        failing(make(), server, BadAnswer)
 
 
 def test_a_head_just_under_the_cap_is_taken(make: Make) -> None:
@@ -505,7 +451,7 @@ def test_a_head_just_under_the_cap_is_taken(make: Make) -> None:
     with raw_server(answers(head + b"hello")) as server:
         assert fetched(make(), server) == b"hello"
     with raw_server(answers(head.replace(b"X: ", b"X:  ") + b"hello")) as server:
-        failing(make(), server, httpx.RemoteProtocolError)
+        failing(make(), server, BadAnswer)
 
 
 ECHO = b"/key?" + SECRET.encode()
@@ -536,7 +482,7 @@ ECHO = b"/key?" + SECRET.encode()
 )
 def test_an_impossible_answer_is_refused(make: Make, reply: bytes) -> None:
     with raw_server(answers(reply)) as server:
-        failing(make(), server, httpx.RemoteProtocolError)
+        failing(make(), server, BadAnswer)
 
 
 def test_the_same_length_twice_is_one_length(make: Make) -> None:
@@ -561,7 +507,7 @@ def test_a_body_arrives_exactly_through_any_view(make: Make, made: Callable[...,
 def test_nothing_is_placed_past_the_length(make: Make) -> None:
     with raw_server(answers(FIVE + b"x" * 100)) as server:
         buffer = bytearray(64)
-        assert body_of(get(make(), server)).readinto(memoryview(buffer)) == 5
+        assert get(make(), server).body.readinto(memoryview(buffer)) == 5
         assert buffer == b"hello" + bytes(59)
 
 
@@ -581,14 +527,14 @@ def test_nothing_is_taken_past_the_length(make: Make) -> None:
         response = get(transport, server)
         begun.set()
         buffer = bytearray(64)
-        body, got = body_of(response), 0
+        body, got = response.body, 0
         while got < 5:
             with contextlib.suppress(TimeoutError):
                 got += body.readinto(memoryview(buffer)[got:])
         assert got == 5
         assert buffer == b"hello" + bytes(59)
-        response.close()
-        get(transport, server).close()
+        response.body.close()
+        get(transport, server).body.close()
         assert server.accepted == 2
 
 
@@ -598,7 +544,7 @@ def test_an_empty_view_is_a_mistake_of_the_caller(make: Make) -> None:
         transport = make()
         for _ in range(2):
             with pytest.raises(ValueError, match="empty view"):
-                body_of(get(transport, server)).readinto(memoryview(b""))
+                get(transport, server).body.readinto(memoryview(b""))
 
 
 def test_a_tick_without_bytes_leaves_the_connection_usable(make: Make) -> None:
@@ -613,7 +559,7 @@ def test_a_tick_without_bytes_leaves_the_connection_usable(make: Make) -> None:
     with raw_server(handler) as server:
         transport = make()
         response = get(transport, server)
-        body, view = body_of(response), memoryview(bytearray(9))
+        body, view = response.body, memoryview(bytearray(9))
         assert body.readinto(view) == 2
         with pytest.raises(TimeoutError):
             body.readinto(view)
@@ -642,15 +588,15 @@ def test_a_tick_without_bytes_leaves_the_connection_usable(make: Make) -> None:
 )
 def test_a_body_cut_or_broken_is_an_error(make: Make, reply: bytes) -> None:
     with raw_server(answers(reply)) as server:
-        failing(make(), server, httpx.RemoteProtocolError)
+        failing(make(), server, BadAnswer)
 
 
 def test_what_came_before_the_cut_is_kept(make: Make) -> None:
     with raw_server(answers(FIVE[:-1])) as server:
-        body, view = body_of(get(make(), server)), memoryview(bytearray(9))
+        body, view = get(make(), server).body, memoryview(bytearray(9))
         assert body.readinto(view) == 4
         for _ in range(2):
-            with pytest.raises(httpx.RemoteProtocolError):
+            with pytest.raises(BadAnswer):
                 body.readinto(view)
 
 
@@ -664,10 +610,10 @@ def test_a_reset_is_a_read_error(make: Make) -> None:
         reset(sock)
 
     with raw_server(handler) as server:
-        body, view = body_of(get(make(tick=5), server)), memoryview(bytearray(9))
+        body, view = get(make(tick=5), server).body, memoryview(bytearray(9))
         assert body.readinto(view) == 4
         taken.set()
-        with pytest.raises(httpx.ReadError, match="reset"):
+        with pytest.raises(Lost, match="reset"):
             body.readinto(view)
 
 
@@ -684,7 +630,7 @@ def test_a_chunked_body_arrives_and_its_connection_is_used_again(make: Make, chu
     with raw_server(forever(OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)) as server:
         transport = make()
         response = get(transport, server)
-        assert body_of(response).framed
+        assert response.body.framed
         assert drained(response, 3) == fetched(transport, server) == b"hello"
         assert server.accepted == 1
 
@@ -715,7 +661,7 @@ def test_framing_without_data_does_not_hold_the_caller(make: Make) -> None:
             body.readinto(view)
 
     with raw_server(handler) as server:
-        body, view = body_of(get(make(), server)), memoryview(bytearray(9))
+        body, view = get(make(), server).body, memoryview(bytearray(9))
         assert body.readinto(view) == 5
         assert seconds_of(ticks) < 1
 
@@ -723,14 +669,14 @@ def test_framing_without_data_does_not_hold_the_caller(make: Make) -> None:
 def test_trailers_without_an_end_are_refused(make: Make) -> None:
     start = OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"
     with raw_server(flood(b"X: 1\r\n", start)) as server:
-        failing(make(), server, httpx.RemoteProtocolError)
+        failing(make(), server, BadAnswer)
 
 
 def test_a_body_that_ends_with_its_connection_says_that_this_proves_nothing(make: Make) -> None:
     with raw_server(answers(OK + b"\r\nhello")) as server:
         transport = make()
         response = get(transport, server)
-        assert not body_of(response).framed
+        assert not response.body.framed
         assert drained(response, 3) == b"hello"
         assert fetched(transport, server) == b"hello"
         assert server.accepted == 2
@@ -787,7 +733,7 @@ def test_abort_wakes_a_blocked_read_and_looks_like_no_end(make: Make, start: byt
         transport = make(tick=5)
 
         def act() -> None:
-            with pytest.raises(httpx.ReadError, match="interrupted"):
+            with pytest.raises(Lost, match="interrupted"):
                 fetched(transport, server)
 
         assert woken(transport, asked, act) < 0.5
@@ -801,16 +747,16 @@ def test_abort_wakes_a_blocked_read_under_tls(
     with raw_server(stalled(asked, OK + b"\r\nhell"), tls=server_tls) as server:
         transport = make(tick=5, tls=trusting)
         response = get(transport, server, scheme="https")
-        body, buffer = body_of(response), bytearray(64)
+        body, buffer = response.body, bytearray(64)
         assert body.readinto(memoryview(buffer)) == 4
 
         def act() -> None:
-            with pytest.raises(httpx.ReadError):
+            with pytest.raises(Lost):
                 body.readinto(memoryview(buffer)[4:])
 
         assert woken(transport, asked, act) < 0.5
         assert buffer == b"hell" + bytes(60)
-        response.close()
+        response.body.close()
 
 
 def test_abort_never_passes_ciphertext_for_body(
@@ -833,8 +779,8 @@ def test_abort_never_passes_ciphertext_for_body(
         begun.set()
         assert sent.wait(5)
         transport.abort()
-        with contextlib.closing(response), pytest.raises(httpx.ReadError):
-            body, view = body_of(response), memoryview(bytearray(4096))
+        with contextlib.closing(response.body), pytest.raises(Lost):
+            body, view = response.body, memoryview(bytearray(4096))
             while count := body.readinto(view):
                 assert view[:count] == b"h" * count
 
@@ -877,8 +823,7 @@ def refusing() -> Iterator[tuple[str, int]]:
 
 
 def ask(transport: WireTransport, host: str, port: int, scheme: str = "http") -> None:
-    url = f"{scheme}://{host}:{port}/key?{SECRET}"
-    transport.handle_request(httpx.Request("GET", url)).close()
+    asked(transport, scheme, host, port).body.close()
 
 
 def failed(act: Callable[[], object], error: type[Exception]) -> Exception:
@@ -890,14 +835,14 @@ def failed(act: Callable[[], object], error: type[Exception]) -> Exception:
 
 
 def test_refused_is_a_connect_error(make: Make, refusing: tuple[str, int]) -> None:
-    error = failed(lambda: ask(make(), *refusing), httpx.ConnectError)
+    error = failed(lambda: ask(make(), *refusing), ConnectFailed)
     assert "127.0.0.1" in str(error)
     assert "refused" in str(error)
 
 
 def test_no_answer_is_a_connect_timeout(make: Make, full: tuple[str, int]) -> None:
     transport = make(timeout=0.3)
-    took = seconds_of(lambda: failed(lambda: ask(transport, *full), httpx.ConnectTimeout))
+    took = seconds_of(lambda: failed(lambda: ask(transport, *full), ConnectTimedOut))
     assert 0.25 < took < 0.3 + 5 * TICK
 
 
@@ -906,7 +851,7 @@ def test_connecting_can_be_interrupted(make: Make, full: tuple[str, int]) -> Non
     timer = threading.Timer(0.1, stop.set)
     timer.start()
     transport = make(interrupted=stop.is_set)
-    took = seconds_of(lambda: failed(lambda: ask(transport, *full), httpx.ConnectError))
+    took = seconds_of(lambda: failed(lambda: ask(transport, *full), ConnectFailed))
     timer.join()
     assert took < 0.1 + 5 * TICK
 
@@ -944,7 +889,7 @@ def test_the_last_address_gets_the_time_that_is_left(
     addresses = [address(refusing), address(refusing), address(full)]
 
     def connect() -> None:
-        with pytest.raises(httpx.ConnectTimeout):
+        with pytest.raises(ConnectTimedOut):
             first_to_answer(addresses, "h", patience.deadline(), 0, patience)
 
     assert 0.35 < seconds_of(connect) < 0.4 + 3 * TICK
@@ -952,7 +897,7 @@ def test_the_last_address_gets_the_time_that_is_left(
 
 def test_an_interruption_is_not_taken_for_a_dead_address(full: tuple[str, int]) -> None:
     patience = Patience(5, TICK, lambda: True)
-    with pytest.raises(httpx.ConnectError, match="interrupted"):
+    with pytest.raises(ConnectFailed, match="interrupted"):
         first_to_answer([address(full)] * 2, "h", patience.deadline(), 0, patience)
 
 
@@ -966,7 +911,7 @@ def test_connect_to_moves_the_connection_and_not_the_host_header(make: Make) -> 
     with raw_server(handler) as server:
         moved = make(connect_to={("bucket.example", 80): ("127.0.0.1", server.port)})
         ask(moved, "bucket.example", 80)
-    assert b"Host: bucket.example\r\n" in heads[0]
+    assert b"Host: bucket.example:80\r\n" in heads[0]
 
 
 def has_ipv6() -> bool:
@@ -1008,11 +953,11 @@ def test_a_stalled_reader_stops_the_sender_within_two_windows(make: Make) -> Non
 
     with raw_server(handler) as server:
         response = get(make(window=window), server)
-        body, view, got = body_of(response), memoryview(bytearray(64 * 1024)), 0
+        body, view, got = response.body, memoryview(bytearray(64 * 1024)), 0
         while got < 64 * 1024 * 1024:  # fast enough to let the kernel grow what it may
             got += body.readinto(view)
         assert stuck.wait(5)
-        response.close()
+        response.body.close()
     assert window / 4 < sent[0] - got < 2 * window + 64 * 1024
 
 
@@ -1098,7 +1043,7 @@ def test_a_tick_under_tls_leaves_the_connection_usable(
     with raw_server(handler, tls=server_tls) as server:
         transport = make(tls=trusting)
         response = get(transport, server, scheme="https")
-        body, view = body_of(response), memoryview(bytearray(9))
+        body, view = response.body, memoryview(bytearray(9))
         assert body.readinto(view) == 2
         with pytest.raises(TimeoutError):
             body.readinto(view)
@@ -1159,7 +1104,6 @@ def test_a_bad_certificate_is_named(
         error = failed(lambda: ask(transport, "127.0.0.1", server.port, "https"), TLSRejected)
         assert isinstance(error, TLSRejected)
         assert words in error.reason
-        assert "127.0.0.1" in str(error)
 
 
 def cut_after_hello(sock: socket.socket) -> None:
@@ -1185,7 +1129,7 @@ def test_a_broken_handshake_is_a_connect_error(
 
     with raw_server(spoken) as server:
         transport = make(tls=trusting)
-        failed(lambda: ask(transport, "127.0.0.1", server.port, "https"), httpx.ConnectError)
+        failed(lambda: ask(transport, "127.0.0.1", server.port, "https"), ConnectFailed)
 
 
 def test_a_handshake_without_an_answer_ends_at_the_deadline(
@@ -1195,7 +1139,7 @@ def test_a_handshake_without_an_answer_ends_at_the_deadline(
         transport = make(tls=trusting, timeout=0.3)
 
         def act() -> None:
-            failed(lambda: ask(transport, "127.0.0.1", server.port, "https"), httpx.ConnectTimeout)
+            failed(lambda: ask(transport, "127.0.0.1", server.port, "https"), ConnectTimedOut)
 
         assert 0.25 < seconds_of(act) < 0.3 + 5 * TICK
 
@@ -1210,9 +1154,7 @@ def test_a_handshake_can_be_interrupted(make: Make, trusting: ssl.SSLContext) ->
 
     with raw_server(handler) as server:
         transport = make(tls=trusting, interrupted=stop.is_set)
-        error = failed(
-            lambda: ask(transport, "127.0.0.1", server.port, "https"), httpx.ConnectError
-        )
+        error = failed(lambda: ask(transport, "127.0.0.1", server.port, "https"), ConnectFailed)
         assert "interrupted" in str(error)
 
 
@@ -1226,7 +1168,7 @@ def test_an_unclean_end_under_tls_is_an_error(
 ) -> None:
     with raw_server(answers(start), tls=server_tls) as server:  # closes without close_notify
         transport = make(tls=trusting)
-        with pytest.raises(httpx.ReadError):
+        with pytest.raises(Lost):
             fetched(transport, server, scheme="https")
 
 
@@ -1257,8 +1199,8 @@ def test_what_comes_before_a_short_end_under_tls_is_kept(
 
     with raw_server(handler, tls=server_tls) as server:
         response = get(make(tls=trusting), server, scheme="https")
-        body, view, found = body_of(response), memoryview(bytearray(300_000)), b""
-        with contextlib.closing(response), pytest.raises(httpx.RemoteProtocolError, match="short"):
+        body, view, found = response.body, memoryview(bytearray(300_000)), b""
+        with contextlib.closing(response.body), pytest.raises(BadAnswer, match="short"):
             while True:
                 with contextlib.suppress(TimeoutError):
                     found += view[: body.readinto(view)]
@@ -1273,7 +1215,7 @@ def test_a_context_that_hides_a_cut_is_set_right(
     lenient.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     with raw_server(answers(OK + b"\r\nhell"), tls=server_tls) as server:
         transport = make(tls=lenient)
-        with pytest.raises(httpx.ReadError):
+        with pytest.raises(Lost):
             fetched(transport, server, scheme="https")
 
 
@@ -1304,10 +1246,10 @@ def test_a_tls_record_cut_in_the_middle_is_a_read_error(
         behind = ("127.0.0.1", server.port)
         with raw_server(lambda sock: spliced(sock, behind, 40_000)) as front:
             response = get(make(tls=trusting), front, scheme="https")
-            body, view, got = body_of(response), memoryview(bytearray(65536)), 0
-            with pytest.raises(httpx.ReadError):
+            body, view, got = response.body, memoryview(bytearray(65536)), 0
+            with pytest.raises(Lost):
                 while True:
                     with contextlib.suppress(TimeoutError):
                         got += body.readinto(view)
             assert 16_000 < got < 40_000
-            response.close()
+            response.body.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -20,7 +21,13 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, command: str, usage: str, example: str, note: str = "") -> None:
-        super().__init__(prog=f"segdl {command}", add_help=False, allow_abbrev=False)
+        super().__init__(
+            prog=f"segdl {command}",
+            add_help=False,
+            allow_abbrev=False,
+            # Without a width it would ask the terminal, for every argument.
+            formatter_class=functools.partial(argparse.HelpFormatter, width=WIDTH),
+        )
         self._lines = (f"usage: segdl {usage}", f"example: segdl {example}")
         self._note = note
         self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import traceback
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
@@ -97,6 +96,8 @@ def _complain(error: SegdlError) -> int:
 
 def _unexpected(error: BaseException) -> int:
     """One sentence; a traceback only where it was asked for, and without any URL's query."""
+    import traceback
+
     if os.environ.get("SEGDL_DEBUG", "0") not in ("", "0"):
         print(_QUERY.sub(r"\1?...", traceback.format_exc()), end="", file=sys.stderr)
     frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC
-from email.utils import parsedate_to_datetime
 
 from segdl.core.complaint import printable
 
@@ -44,6 +43,8 @@ class Head:
 
 def http_date(text: str | None) -> float | None:
     """Unix seconds, of a header's date in any of HTTP's forms; None if it is none."""
+    from email.utils import parsedate_to_datetime  # which takes time, and few answers need it
+
     try:
         when = parsedate_to_datetime(text or "")
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()

@@ -7,7 +7,6 @@ module that puts it on the wire.
 
 from __future__ import annotations
 
-import base64
 import ipaddress
 import json
 import math
@@ -426,6 +425,8 @@ def iso_date(text: str | None) -> float | None:
 
 def _policy_term(policy: str) -> _Term:
     """CloudFront's policy: base64 with `-_~` for `+=/`, JSON within."""
+    import base64
+
     try:
         text = base64.b64decode(policy.translate(str.maketrans("-_~", "+=/")))
         condition = json.loads(text)["Statement"][0]["Condition"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from contextlib import suppress
 from typing import Any, BinaryIO
@@ -61,6 +60,8 @@ def _part_company(file: int, hidden: int) -> int:
     with suppress(FileNotFoundError):
         os.unlink(_COPY, dir_fd=hidden)
     copy = os.open(_COPY, _FLAGS | os.O_EXCL, 0o600, dir_fd=hidden)
+    import shutil
+
     with os.fdopen(file, "rb") as source, os.fdopen(os.dup(copy), "wb") as sink:
         shutil.copyfileobj(source, sink)
     os.fsync(copy)

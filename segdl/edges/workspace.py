@@ -7,23 +7,24 @@ reached through links: the user named it.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import functools
 import json
 import os
 import re
-import shutil
 import stat
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segdl.core.digests import digest
 from segdl.core.errors import DiskError, OccupiedError, UsageError
+
+if TYPE_CHECKING:
+    import ctypes
 
 HIDDEN = ".segdl"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -203,6 +204,8 @@ class Workspace(Depot):
             found = [os.lstat(entry, dir_fd=folder) for entry in os.listdir(folder)]
         finally:
             os.close(folder)
+        import shutil
+
         shutil.rmtree(name, dir_fd=self._work)  # follows no link, whoever plants one meanwhile
         return sum(entry.st_blocks for entry in found) * 512
 
@@ -306,8 +309,7 @@ class Workspace(Depot):
 
     def sync(self) -> None:
         """Flush the whole file system: cheaper than many files one by one. Raises OSError."""
-        if _libc().syncfs(self.root):
-            code = ctypes.get_errno()
+        if code := _called("syncfs", self.root):
             raise OSError(code, os.strerror(code))
 
     # -- segdl's own files -------------------------------------------------------------------
@@ -369,13 +371,11 @@ def _rename(source: int, name: str, sink: int, final: str, *, replace: bool) -> 
     if replace:
         os.rename(name, final, src_dir_fd=source, dst_dir_fd=sink)
         return
-    renameat2 = getattr(_libc(), "renameat2", None)
-    if renameat2 is not None:
-        if renameat2(source, os.fsencode(name), sink, os.fsencode(final), _NOREPLACE) == 0:
-            return
-        code = ctypes.get_errno()
-        if code not in (errno.ENOSYS, errno.EINVAL):
-            raise OSError(code, os.strerror(code))
+    names = source, os.fsencode(name), sink, os.fsencode(final)
+    if not (code := _called("renameat2", *names, _NOREPLACE)):
+        return
+    if code not in (errno.ENOSYS, errno.EINVAL):
+        raise OSError(code, os.strerror(code))
     try:
         os.stat(final, dir_fd=sink, follow_symlinks=False)
     except FileNotFoundError:
@@ -384,8 +384,20 @@ def _rename(source: int, name: str, sink: int, final: str, *, replace: bool) -> 
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
+def _called(name: str, *arguments: int | bytes) -> int:
+    """The errno of a call that Python does not have, 0 if it went well."""
+    import ctypes
+
+    call = getattr(_libc(), name, None)
+    if call is None:
+        return errno.ENOSYS
+    return ctypes.get_errno() if call(*arguments) else 0
+
+
 @functools.cache
 def _libc() -> ctypes.CDLL:
+    import ctypes
+
     return ctypes.CDLL(None, use_errno=True)
 
 

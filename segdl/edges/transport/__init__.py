@@ -1,4 +1,4 @@
-"""The network, behind httpx: a connection a worker."""
+"""The network: a connection a worker."""
 
 from segdl.edges.transport.connection import Answer, Connection
 from segdl.edges.transport.reach import Reach

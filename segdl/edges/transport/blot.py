@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-
-import httpx
 
 from segdl.core.errors import SegdlError
 from segdl.core.secrets import Secret
@@ -24,12 +21,9 @@ class Blotter:
         """Whether there is anything to blot out beside the URLs' queries."""
         return bool(self._secrets)
 
-    def learn(self, proxy: httpx.Proxy) -> None:
-        """A proxy's password, as it may be echoed: itself, and as Basic authentication sends it."""
-        if proxy.raw_auth is not None:
-            password = proxy.raw_auth[1].decode("utf-8", "replace")
-            basic = base64.b64encode(b":".join(proxy.raw_auth)).decode("ascii")
-            self._secrets += _pieces((password, basic))
+    def learn(self, values: Iterable[str]) -> None:
+        """More that is sent and not to be read."""
+        self._secrets += _pieces(values)
 
     def clean(self, way: Sequence[ShareURL], text: str) -> str:
         """`text` without what it echoes of any of it."""

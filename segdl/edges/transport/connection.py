@@ -10,14 +10,11 @@ No URL's text enters a message.
 from __future__ import annotations
 
 import errno
-import ssl
 import time
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-
-import httpx
+from typing import TYPE_CHECKING
 
 from segdl.core.complaint import read_complaint
 from segdl.core.errors import (
@@ -37,17 +34,23 @@ from segdl.core.timeline import Heard
 from segdl.core.urls import ShareURL, URLProblem, redirect
 from segdl.core.verdict import Accepted, Ask, judge
 from segdl.edges.transport.blot import Blotter, masked
-from segdl.edges.transport.proxied import Proxied
-from segdl.edges.transport.reach import Reach, system_proxy
-from segdl.edges.transport.wire import (
-    Body,
+from segdl.edges.transport.faults import (
+    BadAnswer,
+    BadRequest,
+    ConnectFailed,
+    ConnectTimedOut,
+    Fault,
     LookupFailed,
-    Origin,
-    Reply,
+    ProxyRefused,
+    TimedOut,
     TLSRejected,
-    WireTransport,
 )
+from segdl.edges.transport.reach import Reach, system_proxies, system_proxy
+from segdl.edges.transport.wire import Body, Origin, Reply, WireTransport
 from segdl.version import VERSION
+
+if TYPE_CHECKING:
+    from segdl.edges.transport.proxied import Proxied
 
 _REDIRECTS = 5
 # With what the worker has not recorded yet, a kill -9 costs less than 1 MiB a connection.
@@ -118,7 +121,7 @@ class Connection:
             connect_to=reach.connect_to,
             window=_WINDOW,
         )
-        self._system = urllib.request.getproxies()
+        self._system = system_proxies()
         self._proxied: dict[tuple[str, bool], Proxied] = {}
         self._at_home = True  # the request goes to the origin that the manifest names
         values = [value for _, value in reach.headers]
@@ -225,13 +228,13 @@ class Connection:
         headers = self._headers(first, url, ask)
         self._at_home = url.origin == first.origin
         proxy = self._reach.proxy or system_proxy(url, self._system)
+        through = self._through(proxy) if proxy else None
         try:
-            if proxy is None:
+            if through is None:
                 return self._wire.get(Origin(url.scheme, url.host, url.port), url.target, headers)
-            return self._through(proxy).get(url, headers)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            through = proxy and httpx.URL(proxy).netloc.decode("ascii").rpartition("@")[2]
-            raise _translate(error, url, through) from None
+            return through.get(url, headers)
+        except (Fault, OSError) as error:
+            raise _translate(error, url, through.address if through else None) from None
 
     def _excerpt(self, reply: Reply) -> bytes:
         """The beginning of a body: of a refusal what comes is enough, of data nothing is lost."""
@@ -243,7 +246,7 @@ class Connection:
                 got = reply.body.readinto(view[count:])
             except TimeoutError:
                 continue
-            except (httpx.HTTPError, OSError):
+            except (Fault, OSError):
                 break
             if not got:
                 break
@@ -270,6 +273,8 @@ class Connection:
         return [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
 
     def _through(self, proxy: str) -> Proxied:
+        from segdl.edges.transport.proxied import Proxied  # with httpx, which takes time
+
         way = (proxy, self._at_home)
         if way not in self._proxied:
             learn, own = self._blotter.learn, self._at_home
@@ -299,7 +304,7 @@ def _placed(body: Body, view: memoryview) -> int:
     """Bytes placed in `view`, 0 at the end. Raises TimeoutError after a tick, BrokenError."""
     try:
         return body.readinto(view)
-    except (httpx.HTTPError, OSError) as error:
+    except (Fault, OSError) as error:
         if isinstance(error, TimeoutError):
             raise
         raise BrokenError("the connection broke in the middle of the body") from None
@@ -342,42 +347,27 @@ def _distrusted(host: str, reason: str) -> UnreachableError:
 def _translate(error: Exception, url: ShareURL, proxy: str | None = None) -> SegdlError:
     """What a request failed with. `proxy` is the address of the one on the way, if one is."""
     host = url.netloc
-    if proxy is not None and isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        if (reason := _rejected(error)) is not None:
-            return _distrusted(host, reason)
-        return BusyError(f"{host} cannot be reached through the proxy {proxy}")
     match error:
         case TLSRejected():
             return _distrusted(host, error.reason)
+        case ProxyRefused(status=407):
+            return UnreachableError("the proxy wants other credentials: 407")
+        case ProxyRefused(status=status):
+            told = f": {status}" if status else ""
+            return UnreachableError(f"the proxy refuses the way to {host}{told}")
+        case ConnectFailed() if proxy is not None:
+            return BusyError(f"{host} cannot be reached through the proxy {proxy}")
         case LookupFailed():
             return BusyError(f"the name {url.host} cannot be found")
-        case httpx.ConnectTimeout():
+        case ConnectTimedOut():
             return BusyError(f"{host} does not answer")
-        case httpx.ProxyError():
-            status = str(error)[:3]
-            if status == "407":
-                return UnreachableError("the proxy wants other credentials: 407")
-            told = f": {status}" if status.isdecimal() else ""
-            return UnreachableError(f"the proxy refuses the way to {host}{told}")
-        case httpx.ConnectError():
+        case ConnectFailed():
             return BusyError(f"{host} cannot be reached")
-        case httpx.TimeoutException():
+        case TimedOut():
             return BrokenError(f"{host} accepted the connection and did not answer in time")
-        case httpx.ProtocolError() | httpx.InvalidURL():
-            return MisansweredError(f"{host} does not speak HTTP as it should: {_reason(error)}")
+        case BadAnswer() | BadRequest():
+            reason = str(error)[:120] if isinstance(error, BadAnswer) else "bad request"
+            return MisansweredError(f"{host} does not speak HTTP as it should: {reason}")
         case OSError(errno=errno.EMFILE | errno.ENFILE):
             return disk_error(error)
     return BrokenError(f"the connection to {host} broke")
-
-
-def _rejected(error: BaseException | None) -> str | None:
-    """Why a certificate was refused, if that is what an error of httpx's is about."""
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return error.verify_message
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _reason(error: Exception) -> str:
-    return str(error)[:120] if isinstance(error, httpx.RemoteProtocolError) else "bad request"

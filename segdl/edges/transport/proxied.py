@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import importlib.util
 import logging
 import socket
+import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import httpx
 
+from segdl.core.errors import UsageError
 from segdl.core.urls import ShareURL
-from segdl.edges.transport.reach import Reach, check_proxy
+from segdl.edges.transport.faults import (
+    BadAnswer,
+    BadRequest,
+    ConnectFailed,
+    Fault,
+    Lost,
+    ProxyRefused,
+    TimedOut,
+    TLSRejected,
+)
+from segdl.edges.transport.reach import Reach
 from segdl.edges.transport.wire import RawHeaders, Reply
 
 _CONNECT = 5.0  # seconds
@@ -26,17 +40,18 @@ class Proxied:
         self,
         proxy: str,
         reach: Reach,
-        learn: Callable[[httpx.Proxy], None],
+        learn: Callable[[Iterable[str]], None],
         *,
         own: bool,
     ) -> None:
         """Only with `own` servers are shown the client certificate; `learn` hears of the proxy's
         password. Raises UsageError for what cannot be used."""
         url = check_proxy(proxy)
+        self.address = url.netloc.decode("ascii").rpartition("@")[2]
         # Without a context of ours httpcore trusts certifi here, and refuses one for plain http.
         inner = reach.tls(own=False) if url.scheme == "https" else None
         reached = httpx.Proxy(url, ssl_context=inner)
-        learn(reached)
+        learn(_secrets(reached))
         logging.getLogger("httpcore").setLevel(logging.INFO)  # below it tells passwords, queries
         self._response: httpx.Response | None = None
         self._transport = httpx.HTTPTransport(
@@ -46,11 +61,14 @@ class Proxied:
         )
 
     def get(self, url: ShareURL, headers: RawHeaders) -> Reply:
-        """The answer to a GET, its body unread. Raises httpx.HTTPError, OSError."""
-        where = _bare(url.scheme, url.host, url.port)
-        request = httpx.Request("GET", where, headers=headers)
-        request.url = _SignedURL(where, url.target)
-        response = self._response = self._watched(request)
+        """The answer to a GET, its body unread. Raises Fault, OSError."""
+        try:
+            where = _bare(url.scheme, url.host, url.port)
+            request = httpx.Request("GET", where, headers=headers)
+            request.url = _SignedURL(where, url.target)
+            response = self._response = self._watched(request)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise _fault(error) from None
         return Reply(response.status_code, response.headers.raw, _IteratedBody(response))
 
     def _watched(self, request: httpx.Request) -> httpx.Response:
@@ -61,7 +79,7 @@ class Proxied:
         except BaseException as error:
             watch.close()
             if isinstance(error, Exception) and type(error).__module__.startswith("socksio"):
-                raise httpx.ProxyError("it does not speak SOCKS") from None
+                raise ProxyRefused(None) from None  # it does not speak SOCKS
             raise
 
     def abort(self) -> None:
@@ -74,6 +92,56 @@ class Proxied:
 
     def close(self) -> None:
         self._transport.close()
+
+
+def check_proxy(proxy: str) -> httpx.URL:
+    """A proxy's URL. Raises UsageError, whose message never has it: it may hold a password."""
+    try:
+        url = httpx.URL(proxy)
+    except httpx.InvalidURL:
+        raise UsageError("the proxy's URL cannot be read") from None
+    if url.scheme not in ("http", "https", "socks5", "socks5h"):
+        raise UsageError("the proxy's URL begins with none of http, https, socks5 and socks5h")
+    if url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        raise UsageError(
+            "a socks5 proxy wants a package that is not here: pip install 'segdl[socks]'"
+        )
+    return url
+
+
+def _secrets(proxy: httpx.Proxy) -> tuple[str, ...]:
+    """A proxy's password, as it may be echoed: itself, and as Basic authentication sends it."""
+    if proxy.raw_auth is None:
+        return ()
+    password = proxy.raw_auth[1].decode("utf-8", "replace")
+    return password, base64.b64encode(b":".join(proxy.raw_auth)).decode("ascii")
+
+
+def _fault(error: Exception) -> Fault:
+    """The same in the words of `wire`."""
+    match error:
+        case httpx.ConnectError() | httpx.ConnectTimeout():
+            rejected = _rejected(error)
+            return ConnectFailed("no way through") if rejected is None else TLSRejected(rejected)
+        case httpx.ProxyError():
+            status = str(error)[:3]
+            return ProxyRefused(int(status) if status.isdecimal() else None)
+        case httpx.TimeoutException():
+            return TimedOut("no answer in time")
+        case httpx.RemoteProtocolError():
+            return BadAnswer(str(error))
+        case httpx.ProtocolError() | httpx.InvalidURL():
+            return BadRequest("bad request")
+    return Lost("connection lost")
+
+
+def _rejected(error: BaseException | None) -> str | None:
+    """Why a certificate was refused, if that is what an error of httpx's is about."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @functools.lru_cache(maxsize=64)
@@ -94,7 +162,10 @@ class _IteratedBody:
 
     def readinto(self, view: memoryview) -> int:
         if not self._left:
-            self._left = memoryview(next(self._chunks, b""))
+            try:
+                self._left = memoryview(next(self._chunks, b""))
+            except httpx.HTTPError as error:
+                raise _fault(error) from None
         count = min(len(view), len(self._left))
         view[:count], self._left = self._left[:count], self._left[count:]
         return count

@@ -1,4 +1,4 @@
-"""One connection at a time: httpx's transport over a plain socket, with h11 for the heads.
+"""One connection at a time: HTTP/1.1 over a plain socket, with h11 for the heads.
 
 httpx's own stack hands a body out as byte strings, from a pool that many threads share. Here the
 bytes go from the socket straight into the caller's buffer, on the one connection that the worker
@@ -18,16 +18,13 @@ There is no proxy here: a request goes to the URL's host, or to where `connect_t
 
 from segdl.edges.transport.wire.bodies import Body, Reply
 from segdl.edges.transport.wire.channel import Origin
-from segdl.edges.transport.wire.dial import LookupFailed, TLSRejected
 from segdl.edges.transport.wire.exchange import RawHeaders
 from segdl.edges.transport.wire.transport import WireTransport
 
 __all__ = [
     "Body",
-    "LookupFailed",
     "Origin",
     "RawHeaders",
     "Reply",
-    "TLSRejected",
     "WireTransport",
 ]

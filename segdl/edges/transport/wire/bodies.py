@@ -1,16 +1,15 @@
 """The bytes of an answer's body, into the caller's view."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import h11
-import httpx
 
+from segdl.edges.transport.faults import BadAnswer
 from segdl.edges.transport.wire.channel import Channel
 from segdl.edges.transport.wire.exchange import Exchange, RawHeaders, declared_length, next_event
-from segdl.edges.transport.wire.patience import Patience
 
 FEED = 64 * 1024
 Release = Callable[[bool], None]  # gives the connection back; True: it may be used again
@@ -27,8 +26,8 @@ class Body(Protocol):
         """Bytes placed in `view` (not empty), 0 once the body has ended properly.
 
         Raises TimeoutError when no byte came within a tick and the connection is still good: call
-        again, or lose patience. Raises httpx.ReadError or httpx.RemoteProtocolError when the body
-        is cut short or broken.
+        again, or lose patience. Raises Lost or BadAnswer when the body is cut short or
+        broken.
         """
 
     def close(self) -> None:
@@ -50,7 +49,7 @@ class Reply:
 
 
 def body_of(exchange: Exchange, head: h11.Response, channel: Channel, release: Release) -> Body:
-    """The body that follows `head`. Raises httpx.RemoteProtocolError for impossible framing."""
+    """The body that follows `head`. Raises BadAnswer for impossible framing."""
     length = declared_length(head)
     if length is None:
         coded = any(name == b"transfer-encoding" for name, _ in head.headers)
@@ -92,7 +91,7 @@ class CountedBody:
     def _receive(self, view: memoryview) -> int:
         count = self._channel.readinto(view[: self._left])
         if not count:
-            raise httpx.RemoteProtocolError("body cut short")
+            raise BadAnswer("body cut short")
         return count
 
 
@@ -138,33 +137,6 @@ class ParsedBody:
         if time.monotonic() >= end:
             raise TimeoutError("no data within a tick")
         self._parser.receive_data(self._channel.receive(FEED))
-
-
-class BodyStream(httpx.SyncByteStream):
-    """The same body for `httpx.Response.read()`, with the transport's timeout between bytes."""
-
-    def __init__(self, body: Body, patience: Patience) -> None:
-        self._body = body
-        self._patience = patience
-
-    def __iter__(self) -> Iterator[bytes]:
-        buffer = memoryview(bytearray(FEED))
-        while count := self._next(buffer):
-            yield bytes(buffer[:count])
-
-    def close(self) -> None:
-        self._body.close()
-
-    def _next(self, buffer: memoryview) -> int:
-        end = self._patience.deadline()
-        while time.monotonic() < end:
-            if self._patience.interrupted():
-                raise httpx.ReadError("interrupted")
-            try:
-                return self._body.readinto(buffer)
-            except TimeoutError:
-                continue
-        raise httpx.ReadTimeout(f"nothing for {self._patience.timeout:g} s")
 
 
 def _copy(source: memoryview, view: memoryview) -> int:

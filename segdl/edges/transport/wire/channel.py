@@ -2,13 +2,11 @@
 
 import contextlib
 import socket
-import ssl
 import struct
 import threading
-import time
 from dataclasses import dataclass
 
-import httpx
+from segdl.edges.transport.faults import Lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +19,9 @@ class Origin:
 
 
 class Channel:
-    """A socket, plain or TLS, with its errors translated. One thread reads; any thread may wake."""
+    """A socket with its errors translated. One thread reads; any thread may wake."""
+
+    _quiet: tuple[type[OSError], ...] = (BlockingIOError,)  # what an idle socket reads
 
     def __init__(self, sock: socket.socket, origin: Origin, tick: float) -> None:
         self.origin = origin
@@ -29,37 +29,24 @@ class Channel:
         self.woken = False
         self._sock = sock
         self._gate = threading.Lock()
-        self._flags = 0
-        if isinstance(sock, ssl.SSLSocket):
-            sock.settimeout(tick)  # OpenSSL would read on after the kernel's own timeout
-        else:
-            _tick_in_kernel(sock, tick)
-            self._flags = socket.MSG_WAITALL
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Let the kernel end a wait after a tick: Python's own timeout polls before every read,
+        and makes the socket one that never waits for all of a view."""
+        self._sock.settimeout(None)
+        length = struct.pack("ll", int(self.tick), int(self.tick % 1 * 1e6))  # struct timeval
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._sock.setsockopt(socket.SOL_SOCKET, option, length)
 
     def readinto(self, view: memoryview) -> int:
         """Bytes placed in `view`, 0 at the peer's end of stream.
 
         As many as `view` has room for, if they come within a tick: each return costs the
         interpreter lock twice. Raises TimeoutError after a tick without bytes, with the connection
-        still good, and httpx.ReadError once it is lost, aborted, or (TLS) ended without a
-        close_notify.
+        still good, and Lost once it is lost or aborted.
         """
-        if self._flags:
-            return self._read(view, self._flags)
-        return self._read_records(view)
-
-    def _read_records(self, view: memoryview) -> int:
-        """OpenSSL hands out a record of at most 16 KiB at a time: a hundred of them, here, cost
-        the layers above no more than one."""
-        count, end = self._read(view, 0), time.monotonic() + self.tick
-        more, read, now = count, self._sock.recv_into, time.monotonic
-        try:
-            while more and count < len(view) and now() < end:
-                more = read(view[count:])  # 0 at the end, which the next call meets again
-                count += more
-        except OSError:
-            pass  # what has come comes first; a tick or a lost connection is met again
-        return count
+        return self._read(view, socket.MSG_WAITALL)
 
     def _read(self, view: memoryview, flags: int) -> int:
         try:
@@ -67,10 +54,10 @@ class Channel:
         except OSError as error:
             if ticked(error):
                 raise TimeoutError("a tick without a byte") from None
-            raise httpx.ReadError(f"connection lost: {reason(error)}") from None
+            raise Lost(f"connection lost: {reason(error)}") from None
         if not count and self.woken:
             # Our own shutdown looks like the peer's end: it must not pass for a body that ended.
-            raise httpx.ReadError("interrupted")
+            raise Lost("interrupted")
         return count
 
     def receive(self, limit: int) -> bytes:
@@ -80,37 +67,26 @@ class Channel:
         return bytes(buffer[: self._read(buffer, 0)])
 
     def send(self, data: memoryview) -> int:
-        """Bytes taken by the kernel; TimeoutError after a tick, httpx.WriteError once lost."""
+        """Bytes taken by the kernel; TimeoutError after a tick, Lost once it is lost."""
         try:
             return self._sock.send(data)
         except OSError as error:
             if ticked(error):
                 raise TimeoutError("a tick without a byte") from None
-            raise httpx.WriteError(f"connection lost: {reason(error)}") from None
+            raise Lost(f"connection lost: {reason(error)}") from None
 
     def silent(self) -> bool:
-        """Whether the idle connection is still open, with nothing unasked-for come in.
-
-        A read that does not block is the only probe that fits TLS as well: session tickets make
-        the socket under TLS 1.3 readable although no byte of an answer has come.
-        """
+        """Whether the idle connection is still open, with nothing unasked-for come in."""
         try:
             self._try_to_read()
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except self._quiet:
             return True
         except OSError:
             return False
         return False
 
     def _try_to_read(self) -> None:
-        if not isinstance(self._sock, ssl.SSLSocket):
-            self._sock.recv(1, socket.MSG_DONTWAIT)
-            return
-        self._sock.setblocking(False)
-        try:
-            self._sock.recv(1)
-        finally:
-            self._sock.settimeout(self.tick)
+        self._sock.recv(1, socket.MSG_DONTWAIT)
 
     def wake(self) -> None:
         """End a read that blocks in another thread; later ones get at most what had come in.
@@ -127,15 +103,6 @@ class Channel:
         """Close the socket; twice does no harm."""
         with self._gate:
             self._sock.close()
-
-
-def _tick_in_kernel(sock: socket.socket, tick: float) -> None:
-    """Let the kernel end a wait after a tick: Python's own timeout polls before every read, and
-    makes the socket one that never waits for all of a view."""
-    sock.settimeout(None)
-    length = struct.pack("ll", int(tick), int(tick % 1 * 1e6))  # struct timeval
-    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        sock.setsockopt(socket.SOL_SOCKET, option, length)
 
 
 def ticked(error: OSError) -> bool:

@@ -1,37 +1,25 @@
 """From an origin to an open channel: look up, connect, shake hands."""
 
-import contextlib
+from __future__ import annotations
+
 import errno
 import os
 import selectors
 import socket
-import ssl
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any
 
-import httpx
-
-from segdl.edges.transport.wire.channel import Channel, Origin, reason, ticked
+from segdl.edges.transport.faults import ConnectFailed, ConnectTimedOut, LookupFailed
+from segdl.edges.transport.wire.channel import Channel, Origin, reason
 from segdl.edges.transport.wire.patience import Patience
 
+if TYPE_CHECKING:
+    import ssl
+
 HEAD_START = 0.25  # seconds that an address is alone, before the next is tried beside it
-
-
-class LookupFailed(httpx.ConnectError):
-    """The host's name gave no address."""
-
-
-class TLSRejected(httpx.ConnectError):
-    """The server's certificate was refused; `reason` is OpenSSL's text."""
-
-    def __init__(self, host: str, reason: str) -> None:
-        super().__init__(f"certificate of {host} refused: {reason}")
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +42,16 @@ def dial(
     """A channel to `origin`, reached at `place`; one deadline for TCP and TLS together.
 
     The deadline begins after the lookup, which has the resolver's own timeouts and cannot be
-    interrupted. Raises LookupFailed, TLSRejected, httpx.ConnectTimeout or httpx.ConnectError.
+    interrupted. Raises ConnectFailed.
     """
-    context = prepared(tls()) if origin.scheme == "https" else None
-    addresses = look_up(*place)
-    end = patience.deadline()
+    context = tls() if origin.scheme == "https" else None
+    addresses, end = look_up(*place), patience.deadline()
     sock = first_to_answer(addresses, place[0], end, window, patience)
-    if context is not None:
-        sock = shake_hands(sock, context, origin.host, end, patience)
-    return Channel(sock, origin, patience.tick)
+    if context is None:
+        return Channel(sock, origin, patience.tick)
+    from segdl.edges.transport.wire.secured import shake_hands  # with OpenSSL, which takes time
+
+    return shake_hands(sock, context, origin, end, patience)
 
 
 def look_up(host: str, port: int) -> list[Address]:
@@ -81,16 +70,16 @@ def first_to_answer(
     """A socket connected to the first of `addresses` that answers before `end` (monotonic).
 
     A dead address costs HEAD_START, or nothing if it refuses; the last error speaks for all of
-    them. Raises httpx.ConnectTimeout, httpx.ConnectError, and OSError where no descriptor is left.
+    them. Raises ConnectTimedOut, ConnectFailed, and OSError where no descriptor is left.
     """
     try:
         return _race(addresses, end, window, patience)
     except TimeoutError:
-        raise httpx.ConnectTimeout(f"{host} did not answer") from None
+        raise ConnectTimedOut(f"{host} did not answer") from None
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise  # no fault of the host's: this process has no descriptor left
-        raise httpx.ConnectError(f"cannot connect to {host}: {reason(error)}") from None
+        raise ConnectFailed(f"cannot connect to {host}: {reason(error)}") from None
 
 
 def _race(
@@ -98,7 +87,7 @@ def _race(
 ) -> socket.socket:
     """Happy Eyeballs (RFC 8305, 5): each address a little after the one before, the first wins.
 
-    Raises OSError, for a deadline TimeoutError, and httpx.ConnectError when interrupted.
+    Raises OSError, for a deadline TimeoutError, and ConnectFailed when interrupted.
     """
     left, begun, won = deque(addresses), list[socket.socket](), None
     due, error = 0.0, OSError()
@@ -122,7 +111,7 @@ def _race(
                         return won
                     running.unregister(key.data)
                     error, due = OSError(code, os.strerror(code)), now
-                _go_on(end, patience)
+                patience.go_on(end)
         raise error
     finally:
         for sock in begun:
@@ -157,74 +146,3 @@ def _tune(sock: socket.socket, window: int) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if window:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
-
-
-def _go_on(end: float, patience: Patience) -> None:
-    if patience.interrupted():
-        raise httpx.ConnectError("interrupted")
-    if time.monotonic() >= end:
-        raise TimeoutError("deadline")
-
-
-_preparing = threading.Lock()
-_prepared: WeakSet[ssl.SSLContext] = WeakSet()
-
-
-def prepared(context: ssl.SSLContext) -> ssl.SSLContext:
-    """`context`, offering HTTP/1.1 only, and telling a cut connection from a finished one.
-
-    Done once a context and never again, since workers share it: OpenSSL frees the old ALPN list
-    while another thread's handshake may be copying it.
-    """
-    with _preparing:
-        if context not in _prepared:
-            context.set_alpn_protocols(["http/1.1"])
-            context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
-            _prepared.add(context)
-    return context
-
-
-def shake_hands(
-    sock: socket.socket, context: ssl.SSLContext, host: str, end: float, patience: Patience
-) -> ssl.SSLSocket:
-    """`sock` inside TLS, its certificate checked for `host`; `sock` is closed on any error.
-
-    Raises TLSRejected, httpx.ConnectTimeout at `end` (monotonic), else httpx.ConnectError.
-    """
-    try:
-        return _shake_hands(sock, context, host, end, patience)
-    except ssl.SSLCertVerificationError as error:
-        raise TLSRejected(host, error.verify_message) from None
-    except TimeoutError:
-        raise httpx.ConnectTimeout(f"{host} did not finish the TLS handshake") from None
-    except (OSError, ValueError) as error:  # ValueError: a name that TLS cannot carry
-        raise httpx.ConnectError(f"TLS with {host} failed: {reason(error)}") from None
-
-
-def _shake_hands(
-    sock: socket.socket, context: ssl.SSLContext, host: str, end: float, patience: Patience
-) -> ssl.SSLSocket:
-    with contextlib.ExitStack() as undo:
-        undo.callback(sock.close)  # once wrapped, `sock` is empty and this does nothing
-        sock.settimeout(patience.tick)
-        secured = context.wrap_socket(
-            sock,
-            server_hostname=host,
-            do_handshake_on_connect=False,
-            suppress_ragged_eofs=False,  # else a cut connection reads like a finished one
-        )
-        undo.callback(secured.close)
-        while not _shaken(secured):
-            _go_on(end, patience)
-        undo.pop_all()
-    return secured
-
-
-def _shaken(secured: ssl.SSLSocket) -> bool:
-    try:
-        secured.do_handshake()
-    except TimeoutError as error:
-        if not ticked(error):
-            raise
-        return False
-    return True

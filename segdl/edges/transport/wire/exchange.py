@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 
 import h11
-import httpx
 from h11._headers import Headers
 
+from segdl.edges.transport.faults import BadAnswer, BadRequest, Lost, TimedOut, Unanswered
 from segdl.edges.transport.wire.channel import Channel
 from segdl.edges.transport.wire.patience import Patience
 
@@ -17,10 +17,6 @@ MAX_HEADS = 64 * 1024  # bytes of all heads of one exchange; h11 alone let 2 MB 
 MAX_INTERIM = 16
 RawHeaders = Sequence[tuple[bytes, bytes]]
 FEED = 4 * 1024  # bytes read for a head: what comes of the body with it is copied once more
-
-
-class Unanswered(httpx.ReadError):
-    """The connection died before the first byte of its answer."""
 
 
 class Exchange:
@@ -40,15 +36,14 @@ class Exchange:
     def answer(self, target: bytes, headers: RawHeaders) -> h11.Response:
         """The head of the final answer to a GET of `target`.
 
-        Raises Unanswered, httpx.ReadError or WriteError when the connection is lost or the wait
-        interrupted, httpx.ReadTimeout at the deadline, httpx.RemoteProtocolError for a head that
-        breaks a rule, httpx.LocalProtocolError for a request that cannot be written.
+        Raises Unanswered or Lost when the connection is lost or the wait interrupted, TimedOut at
+        the deadline, BadAnswer for a head that breaks a rule, BadRequest.
         """
         data = encoded(self.parser, target, headers)
         try:
             self._send(memoryview(data))
             return self._final_head()
-        except httpx.NetworkError:
+        except Lost:
             if self._room < MAX_HEADS or self._channel.woken or self._patience.interrupted():
                 raise
             raise Unanswered("connection closed before an answer") from None
@@ -73,34 +68,33 @@ class Exchange:
                     interim += 1
                 case _:
                     self._feed()
-        raise httpx.RemoteProtocolError(f"more than {MAX_INTERIM} interim answers")
+        raise BadAnswer(f"more than {MAX_INTERIM} interim answers")
 
     def _feed(self) -> None:
         self._go_on()
         if not self._room:
-            raise httpx.RemoteProtocolError(f"heads longer than {MAX_HEADS} bytes")
+            raise BadAnswer(f"heads longer than {MAX_HEADS} bytes")
         with contextlib.suppress(TimeoutError):
             data = self._channel.receive(min(FEED, self._room))
             if not data and self._room == MAX_HEADS:
-                raise httpx.ReadError("closed")
+                raise Lost("closed")
             self._room -= len(data)
             self.parser.receive_data(data)
 
     def _go_on(self) -> None:
         if self._patience.interrupted():
-            raise httpx.ReadError("interrupted")
+            raise Lost("interrupted")
         if time.monotonic() >= self._end:
-            raise httpx.ReadTimeout(f"no whole head within {self._patience.timeout:g} s")
+            raise TimedOut(f"no whole head within {self._patience.timeout:g} s")
 
 
 def encoded(parser: h11.Connection, target: bytes, headers: RawHeaders) -> bytes:
-    """The request's bytes, its target exactly as the caller gave it. Raises
-    httpx.LocalProtocolError."""
+    """The request's bytes, its target exactly as the caller gave it. Raises BadRequest."""
     try:
         head = h11.Request(method="GET", target=target, headers=_normalised(tuple(headers)))
         return parser.send(head) + parser.send(h11.EndOfMessage())
     except h11.LocalProtocolError as error:
-        raise httpx.LocalProtocolError(f"bad request: {_without_bytes(error)}") from None
+        raise BadRequest(f"bad request: {_without_bytes(error)}") from None
 
 
 @functools.lru_cache(maxsize=64)
@@ -110,24 +104,24 @@ def _normalised(headers: tuple[tuple[bytes, bytes], ...]) -> Headers:
 
 
 def next_event(parser: h11.Connection) -> object:
-    """h11's next event, its protocol error translated to httpx.RemoteProtocolError."""
+    """h11's next event, its protocol error translated to BadAnswer."""
     try:
         return parser.next_event()
     except h11.RemoteProtocolError as error:
-        raise httpx.RemoteProtocolError(f"bad answer: {_without_bytes(error)}") from None
+        raise BadAnswer(f"bad answer: {_without_bytes(error)}") from None
 
 
 def declared_length(head: h11.Response) -> int | None:
     """Bytes of the body, None where only its framing or the close will tell (RFC 9112, 6.3).
 
-    h11 has refused lengths that differ or are no number. Raises httpx.RemoteProtocolError for a
-    length beside a transfer coding, which h11 would pass (request smuggling, RFC 9112, 6.1).
+    h11 has refused lengths that differ or are no number. Raises BadAnswer for a length
+    beside a transfer coding, which h11 would pass (request smuggling, RFC 9112, 6.1).
     """
     fields = dict(head.headers)
     length = fields.get(b"content-length")
     coded = b"transfer-encoding" in fields
     if coded and length is not None:
-        raise httpx.RemoteProtocolError("bad answer: both a length and a transfer coding")
+        raise BadAnswer("bad answer: both a length and a transfer coding")
     if head.status_code in (204, 304):
         return 0
     return None if length is None else int(length)

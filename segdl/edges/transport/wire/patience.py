@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from segdl.edges.transport.faults import ConnectFailed
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -16,3 +18,11 @@ class Patience:
     def deadline(self) -> float:
         """The moment, on the monotonic clock, at which a wait that begins now is over."""
         return time.monotonic() + self.timeout
+
+    def go_on(self, end: float) -> None:
+        """Whoever connects asks this between two ticks. Raises ConnectFailed when interrupted,
+        TimeoutError at `end` (monotonic)."""
+        if self.interrupted():
+            raise ConnectFailed("interrupted")
+        if time.monotonic() >= end:
+            raise TimeoutError("deadline")

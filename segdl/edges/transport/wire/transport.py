@@ -1,24 +1,25 @@
 """The one connection of a worker: made, kept while that is safe, closed."""
 
-import ssl
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
-import h11
-import httpx
-
-from segdl.edges.transport.wire.bodies import Body, BodyStream, Reply, body_of
+from segdl.edges.transport.faults import Unanswered
+from segdl.edges.transport.wire.bodies import Reply, body_of
 from segdl.edges.transport.wire.channel import Channel, Origin
 from segdl.edges.transport.wire.dial import dial
-from segdl.edges.transport.wire.exchange import Exchange, RawHeaders, Unanswered
+from segdl.edges.transport.wire.exchange import Exchange, RawHeaders
 from segdl.edges.transport.wire.patience import Patience
 
-PORTS = {"http": 80, "https": 443}
+if TYPE_CHECKING:
+    import ssl
 
 
-class WireTransport(httpx.BaseTransport):
-    """An httpx transport for GET, with at most one connection open. One thread; `abort` from any.
+class WireTransport:
+    """GETs with at most one connection open. One thread; `abort` from any.
 
     A connection is used again only for the same origin, and only if the last body was read to its
     end, nothing came after it, h11 would go on, and the idle socket is silent. Where a kept
@@ -38,9 +39,9 @@ class WireTransport(httpx.BaseTransport):
     ) -> None:
         """`timeout` and `tick` in seconds, `window` in bytes (0: as the kernel likes).
 
-        `timeout` bounds connecting, then again the request with its head; httpx's own timeouts
-        are ignored. `connect_to` redirects the TCP connection alone, by host and port; host names
-        are in lower case, IPv6 ones without brackets.
+        `timeout` bounds connecting, then again the request with its head. `connect_to` redirects
+        the TCP connection alone, by host and port; host names are in lower case, IPv6 ones without
+        brackets.
         """
         self._tls = tls
         self._patience = Patience(timeout, tick, interrupted)
@@ -52,25 +53,8 @@ class WireTransport(httpx.BaseTransport):
     def get(self, origin: Origin, target: bytes, headers: RawHeaders) -> Reply:
         """The answer to a GET of `target`, exactly as it is given, its body unread.
 
-        Raises LookupFailed, TLSRejected, httpx.ConnectTimeout or httpx.ConnectError before the
-        connection stands, and as `Exchange.answer` after.
+        Raises ConnectFailed before the connection stands, and as `Exchange.answer` after.
         """
-        head, body = self._answer(origin, target, headers)
-        return Reply(head.status_code, head.headers.raw_items(), body)
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """The same for httpx: the body is in `extensions["body"]` as a Body.
-
-        httpx rewrites `/./`, quotes and more in a URL, which would break a signature: the request's
-        extension `target` goes before.
-        """
-        target = request.extensions.get("target", request.url.raw_path)
-        head, body = self._answer(_origin(request), target, request.headers.raw)
-        return _response(target, head, body, self._patience)
-
-    def _answer(
-        self, origin: Origin, target: bytes, headers: RawHeaders
-    ) -> tuple[h11.Response, Body]:
         kept = self._kept(origin)
         if kept is not None:
             with suppress(Unanswered):
@@ -102,14 +86,13 @@ class WireTransport(httpx.BaseTransport):
         place = self._connect_to.get(here, here)
         return dial(origin, place, self._tls, self._window, self._patience)
 
-    def _ask(
-        self, channel: Channel, target: bytes, headers: RawHeaders
-    ) -> tuple[h11.Response, Body]:
+    def _ask(self, channel: Channel, target: bytes, headers: RawHeaders) -> Reply:
         exchange = Exchange(channel, self._patience)
         self._channel, self._current = channel, exchange
         try:
             head = exchange.answer(target, headers)
-            return head, body_of(exchange, head, channel, partial(self._release, exchange))
+            body = body_of(exchange, head, channel, partial(self._release, exchange))
+            return Reply(head.status_code, head.headers.raw_items(), body)
         except BaseException:
             self.close()
             raise
@@ -120,27 +103,3 @@ class WireTransport(httpx.BaseTransport):
         self._current = None
         if not kept:
             self.close()
-
-
-def _origin(request: httpx.Request) -> Origin:
-    url = request.url
-    if url.scheme not in PORTS:
-        raise httpx.UnsupportedProtocol("only http and https")
-    bodiless = not {"content-length", "transfer-encoding"} & set(request.headers)
-    if request.method != "GET" or not bodiless:
-        raise httpx.LocalProtocolError("only GET without a body")
-    return Origin(url.scheme, url.raw_host.decode("ascii"), url.port or PORTS[url.scheme])
-
-
-def _response(target: bytes, head: h11.Response, body: Body, patience: Patience) -> httpx.Response:
-    return httpx.Response(
-        head.status_code,
-        headers=head.headers.raw_items(),
-        stream=BodyStream(body, patience),
-        extensions={
-            "body": body,
-            "http_version": b"HTTP/" + head.http_version,
-            "reason_phrase": head.reason,
-            "target": target,
-        },
-    )

@@ -1,0 +1,110 @@
+"""A connection inside TLS: its handshake, and its records as bytes."""
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from weakref import WeakSet
+
+from segdl.edges.transport.faults import ConnectFailed, ConnectTimedOut, TLSRejected
+from segdl.edges.transport.wire.channel import Channel, Origin, reason, ticked
+from segdl.edges.transport.wire.patience import Patience
+
+_preparing = threading.Lock()
+_prepared: WeakSet[ssl.SSLContext] = WeakSet()
+
+
+def prepared(context: ssl.SSLContext) -> ssl.SSLContext:
+    """`context`, offering HTTP/1.1 only, and telling a cut connection from a finished one.
+
+    Done once a context and never again, since workers share it: OpenSSL frees the old ALPN list
+    while another thread's handshake may be copying it.
+    """
+    with _preparing:
+        if context not in _prepared:
+            context.set_alpn_protocols(["http/1.1"])
+            context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+            _prepared.add(context)
+    return context
+
+
+def shake_hands(
+    sock: socket.socket, context: ssl.SSLContext, origin: Origin, end: float, patience: Patience
+) -> Channel:
+    """`sock` inside TLS, its certificate checked for the host; `sock` is closed on any error.
+
+    Raises TLSRejected, ConnectTimedOut at `end` (monotonic), else ConnectFailed.
+    """
+    host = origin.host
+    try:
+        return SecuredChannel(_secured(sock, context, host, end, patience), origin, patience.tick)
+    except ssl.SSLCertVerificationError as error:
+        raise TLSRejected(error.verify_message) from None
+    except TimeoutError:
+        raise ConnectTimedOut(f"{host} did not finish the TLS handshake") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that TLS cannot carry
+        raise ConnectFailed(f"TLS with {host} failed: {reason(error)}") from None
+
+
+def _secured(
+    sock: socket.socket, context: ssl.SSLContext, host: str, end: float, patience: Patience
+) -> ssl.SSLSocket:
+    with contextlib.ExitStack() as undo:
+        undo.callback(sock.close)  # once wrapped, `sock` is empty and this does nothing
+        sock.settimeout(patience.tick)
+        secured = prepared(context).wrap_socket(
+            sock,
+            server_hostname=host,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,  # else a cut connection reads like a finished one
+        )
+        undo.callback(secured.close)
+        while not _shaken(secured):
+            patience.go_on(end)
+        undo.pop_all()
+    return secured
+
+
+def _shaken(secured: ssl.SSLSocket) -> bool:
+    try:
+        secured.do_handshake()
+    except TimeoutError as error:
+        if not ticked(error):
+            raise
+        return False
+    return True
+
+
+class SecuredChannel(Channel):
+    """A channel whose bytes come in records of TLS.
+
+    Lost is also a connection that ends without a close_notify. Session tickets make the socket
+    under TLS 1.3 readable although no byte of an answer has come: only a read of TLS's own tells.
+    """
+
+    _sock: ssl.SSLSocket
+    _quiet = (BlockingIOError, ssl.SSLWantReadError)
+
+    def _prepare(self) -> None:
+        self._sock.settimeout(self.tick)  # OpenSSL would read on after the kernel's own timeout
+
+    def readinto(self, view: memoryview) -> int:
+        """OpenSSL hands out a record of at most 16 KiB at a time: a hundred of them, here, cost
+        the layers above no more than one."""
+        count, end = self._read(view, 0), time.monotonic() + self.tick
+        more, read, now = count, self._sock.recv_into, time.monotonic
+        try:
+            while more and count < len(view) and now() < end:
+                more = read(view[count:])  # 0 at the end, which the next call meets again
+                count += more
+        except OSError:
+            pass  # what has come comes first; a tick or a lost connection is met again
+        return count
+
+    def _try_to_read(self) -> None:
+        self._sock.setblocking(False)
+        try:
+            self._sock.recv(1)
+        finally:
+            self._sock.settimeout(self.tick)
