@@ -51,7 +51,8 @@ class Reach:
 
 def system_proxies() -> Mapping[str, str]:
     """The proxies that the system names, by scheme."""
-    named = any(name.lower().endswith("_proxy") for name in os.environ)
+    variables = {name.lower() for name in os.environ}
+    named = any(name.endswith("_proxy") for name in variables - {"no_proxy"})
     if not named and sys.platform not in ("darwin", "win32"):
         return {}  # elsewhere only variables name one
     import urllib.request
