@@ -391,7 +391,7 @@ def _called(name: str, *arguments: int | bytes) -> int:
     call = getattr(_libc(), name, None)
     if call is None:
         return errno.ENOSYS
-    return ctypes.get_errno() if call(*arguments) else 0
+    return (ctypes.get_errno() or errno.EIO) if call(*arguments) else 0
 
 
 @functools.cache
