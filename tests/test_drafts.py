@@ -33,7 +33,7 @@ from segdl.core.errors import ExitCode
 from segdl.core.manifest import Target
 from segdl.core.options import MIB
 from segdl.core.report import Grade
-from segdl.core.schedule import STRIKES
+from segdl.core.settling import STRIKES
 from segdl.edges.receipts import Receipts, read_receipts
 from segdl.edges.workspace import Workspace
 from segdl.engine import delivery

@@ -15,9 +15,11 @@ from segdl.core.errors import BusyError, ExitCode, RefusedError, SizeError, Stal
 from segdl.core.head import Head
 from segdl.core.mirrors import FASTER, STAY, TRY_FIRST, TRY_MOST, Mirrors
 from segdl.core.plan import Pin
-from segdl.core.schedule import RESTARTS, Again, Fetch, GiveUp, Restart, Schedule, Wait
+from segdl.core.schedule import Schedule
+from segdl.core.settling import RESTARTS
 from segdl.core.urls import parse_url
 from segdl.core.verdict import Accepted, Ask, judge
+from segdl.core.work import Again, Fetch, GiveUp, Restart, Wait
 from tests.commands import segdl
 from tests.faults import FaultServer, faults
 from tests.orders import NAME, QUERY, SEGMENT, SIZE, Case, Proof, made, pieces_of

@@ -31,7 +31,8 @@ from segdl.core.digests import digest
 from segdl.core.errors import ExitCode, disk_error
 from segdl.core.journal import seal, unseal
 from segdl.core.report import Grade
-from segdl.core.schedule import Fetch, Schedule
+from segdl.core.schedule import Schedule
+from segdl.core.work import Fetch
 from segdl.engine.audit import status
 from segdl.engine.worker import CHECKPOINT, LINGER
 from tests.canary import CANARY

@@ -26,9 +26,10 @@ from segdl.core.head import Head
 from segdl.core.options import KIB, RateLimit
 from segdl.core.pace import Rate
 from segdl.core.runway import EVERY, Left, Runway, Short, forecast, last_end, lead
-from segdl.core.schedule import Fetch, Finished, Pause, Schedule, Wait
+from segdl.core.schedule import Schedule
 from segdl.core.urls import parse_url
 from segdl.core.verdict import Ask, judge
+from segdl.core.work import Fetch, Finished, Pause, Wait
 from segdl.engine.control import Steerable
 from segdl.engine.desk import Desk
 from segdl.engine.outlook import LinksWanted

@@ -27,12 +27,12 @@ from segdl.core.errors import (
     TransientError,
     UnreachableError,
 )
+from segdl.core.job import Missing
 from segdl.core.pace import PROBE_WAITS
-from segdl.core.schedule import (
-    DENIALS,
-    MEANT,
-    RESTARTS,
-    STRIKES,
+from segdl.core.schedule import Schedule
+from segdl.core.settling import DENIALS, MEANT, RESTARTS, STRIKES
+from segdl.core.traffic import PLENTY, Quota
+from segdl.core.work import (
     Again,
     Decision,
     Fetch,
@@ -40,13 +40,10 @@ from segdl.core.schedule import (
     GiveUp,
     Ignore,
     Merge,
-    Missing,
     Pause,
     Restart,
-    Schedule,
     Wait,
 )
-from segdl.core.traffic import PLENTY, Quota
 
 HOUR = 3600.0
 

@@ -20,7 +20,8 @@ from segdl.core.errors import (
     TransientError,
 )
 from segdl.core.head import Head
-from segdl.core.schedule import MEANT, Again, Fetch, GiveUp, Schedule, Wait
+from segdl.core.schedule import Schedule
+from segdl.core.settling import MEANT
 from segdl.core.traffic import (
     FREELY,
     LONGEST,
@@ -32,6 +33,7 @@ from segdl.core.traffic import (
     read_quota,
 )
 from segdl.core.verdict import Accepted, Ask, judge
+from segdl.core.work import Again, Fetch, GiveUp, Wait
 from tests.faults import EVERY_PATH, Fault, FaultServer, Seen, Wire, faults
 from tests.faults.answers import Answer
 from tests.orders import PATH, SEGMENT, Case, made

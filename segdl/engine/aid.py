@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from segdl.core.pace import Flows
-from segdl.core.schedule import Fetch
+from segdl.core.work import Fetch
 from segdl.edges.parts import Part
 from segdl.engine.task import Task
 

@@ -33,7 +33,10 @@ from segdl.core.pace import Bucket, Crowd
 from segdl.core.renewal import Renewed, same_file
 from segdl.core.report import LeftOut, Receipt
 from segdl.core.runway import last_end
-from segdl.core.schedule import (
+from segdl.core.schedule import Schedule
+from segdl.core.traffic import Quota
+from segdl.core.urls import ShareURL
+from segdl.core.work import (
     Again,
     Decision,
     Fetch,
@@ -43,12 +46,9 @@ from segdl.core.schedule import (
     Merge,
     Pause,
     Restart,
-    Schedule,
     Wait,
     Work,
 )
-from segdl.core.traffic import Quota
-from segdl.core.urls import ShareURL
 from segdl.edges.cores import cores
 from segdl.edges.parts import Part
 from segdl.engine.aid import Aid, Assist

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from segdl.core.manifest import Target
-from segdl.core.schedule import Fetch
+from segdl.core.work import Fetch
 from segdl.engine.task import DRAFT
 
 WORTH = 1000  # small targets in an order: fewer are done before a runner has started

@@ -13,7 +13,7 @@ from functools import partial
 
 from segdl.core.errors import DigestError, SegdlError, StoppedError, attempted
 from segdl.core.report import Receipt
-from segdl.core.schedule import Merge
+from segdl.core.work import Merge
 from segdl.engine.delivery import Delivery
 from segdl.engine.desk import Desk
 from segdl.engine.salvage import Salvage

@@ -25,10 +25,10 @@ from segdl.core.errors import (
 from segdl.core.options import KIB
 from segdl.core.pace import StallWatch
 from segdl.core.report import Receipt
-from segdl.core.schedule import Fetch
 from segdl.core.timeline import Exchange, exchange
 from segdl.core.urls import ShareURL
 from segdl.core.verdict import Ask
+from segdl.core.work import Fetch
 from segdl.edges.parts import Part
 from segdl.edges.transport import Answer, Connection, Reach
 from segdl.engine.aid import Assist
