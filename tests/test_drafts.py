@@ -38,9 +38,9 @@ from segdl.edges.receipts import Receipts, read_receipts
 from segdl.edges.workspace import Workspace
 from segdl.engine import delivery
 from segdl.engine.delivery import FEW, Delivery
-from segdl.engine.desk import MOST_LOST, Desk
-from segdl.engine.errand import Errand
+from segdl.engine.errand import Errand, Errands
 from segdl.engine.runner import Reply, Runner
+from segdl.engine.stakes import MOST_LOST
 from segdl.engine.task import DRAFT
 from tests.commands import command, environment, running
 from tests.faults import EVERY_PATH, Answer, FaultServer, Seen, Wire, faults
@@ -1059,15 +1059,15 @@ def test_what_a_crash_costs_is_bounded_with_errands(
         more: dict[str, Any] = {"slice": {"offset": "0", "size": "50000"}} if odd else {}
         case.add(number, 50_000, **more)
     stakes: list[tuple[int, int]] = []
-    errand = Desk._errand
+    gather = Errands.gather
 
-    def watched(self: Desk, *given: Any) -> Errand:
-        waiting = sum(self._drafts.values())
-        sent = errand(self, *given)
+    def watched(self: Errands, *given: Any) -> Errand:
+        waiting = self._stakes.bytes
+        sent = gather(self, *given)
         stakes.append((waiting, sum(target.size or 0 for target in sent.targets)))
         return sent
 
-    monkeypatch.setattr(Desk, "_errand", watched)
+    monkeypatch.setattr(Errands, "gather", watched)
     wrap(monkeypatch, Delivery, "deliver_drafts", lambda *_: time.sleep(0.3))
     case.run(connections=1).report.raise_for_failures()
     case.check_delivered()

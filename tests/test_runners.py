@@ -38,9 +38,10 @@ from segdl.core.urls import parse_url
 from segdl.edges.timeline import read_timeline
 from segdl.edges.workspace import Workspace
 from segdl.engine.delivery import Delivery
-from segdl.engine.desk import MOST_LOST, Desk
+from segdl.engine.desk import Desk
 from segdl.engine.errand import MOST, Errand
 from segdl.engine.runner import Done, Reply, Runner
+from segdl.engine.stakes import MOST_LOST
 from segdl.engine.task import DRAFT
 from tests.commands import ROOT, running
 from tests.faults import EVERY_PATH, Answer, Fault, FaultServer, Seen, Wire, faults
@@ -230,13 +231,13 @@ def test_what_a_kill_costs_is_bounded(size: int, waiting: int) -> None:
     """Errands count with the drafts that wait for delivery; every worker gets one all the same."""
     desk = hands_out([size] * 100)
     for number in range(waiting):
-        desk._drafts[number - 100] = size
+        desk._stakes.put(number - 100, size)
     errands = [errand_of(desk, worker) for worker in range(4)]
     out = sum(target.size or 0 for errand in errands for target in errand.targets)
     assert out + waiting * size <= 4 * MOST_LOST
     for worker, errand in enumerate(errands):
         desk.ran(worker, errand, Reply((), 0, 0.0))
-    assert len(desk._drafts) == waiting
+    assert len(desk._stakes) == waiting
 
 
 def test_time_that_a_runner_worked_is_not_forgotten() -> None:

@@ -739,11 +739,11 @@ def test_paused_targets_wait_for_links_that_may_come(case: Case) -> None:
     hand = Hand()
 
     def come() -> None:
-        until(lambda: len(hand.desk.failures) == 3)
+        until(lambda: len(hand.desk.outcomes.failures) == 3)
         wanted = hand.desk.links_wanted()
         assert wanted == LinksWanted(0, 3, 0)
         assert not hand.desk.tasks  # what waits from the start costs little: it may be everything
-        assert not any(error.__traceback__ for error in hand.desk.failures.values())
+        assert not any(error.__traceback__ for error in hand.desk.outcomes.failures.values())
         hand.refresh(segdl.load(resign(case, 3600)))
         assert hand.desk.links_wanted() is None
 

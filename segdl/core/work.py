@@ -41,6 +41,7 @@ class Finished:
 
 
 Work = Fetch | Merge
+NOBODY = -1  # where a worker is asked for: a merger, or none
 Answer = Fetch | Wait | Finished
 
 

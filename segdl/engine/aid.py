@@ -7,12 +7,15 @@ holds its lock around every call.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from segdl.core.pace import Flows
-from segdl.core.work import Fetch
+from segdl.core.schedule import Schedule
+from segdl.core.work import NOBODY, Fetch
 from segdl.edges.parts import Part
 from segdl.engine.task import Task
 
@@ -32,9 +35,13 @@ class Assist:
 class Aid:
     """The connections at work, by worker. Not thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, schedule: Schedule, tasks: Mapping[int, Task]) -> None:
+        self.busy: dict[int, Fetch] = {}  # worker: what it fetches, or helps with
+        self._schedule = schedule
+        self._tasks = tasks
         self._flows = Flows()
         self._landed: Counter[int] = Counter()  # bytes
+        self._since: dict[int, tuple[float, int]] = {}  # when work began, and bytes then
         self._windows: dict[int, Part] = {}  # that the bytes go into
         self._lagging: set[int] = set()  # workers whose connection is given up
         self._recalled: set[Part] = set()  # tails that are wanted back
@@ -42,9 +49,12 @@ class Aid:
 
     # -- a worker's course -----------------------------------------------------------------------
 
-    def begin(self, worker: int) -> None:
+    def begin(self, worker: int, work: Fetch) -> None:
         """A worker takes work."""
+        self.busy[worker] = work
         self._lagging.discard(worker)
+        if self._schedule.mirrored:
+            self._since[worker] = time.monotonic(), self._landed[worker]
 
     def streaming(self, worker: int, window: Part) -> None:
         """A worker's bytes go into `window` from now on."""
@@ -53,22 +63,49 @@ class Aid:
     def landed(self, worker: int, count: int) -> None:
         self._landed[worker] += count
 
-    def landed_by(self, worker: int) -> int:
-        """Bytes that a worker has brought in this run."""
-        return self._landed[worker]
-
     def end(self, worker: int) -> None:
         """A worker's work is over."""
+        work, since = self.busy.pop(worker, None), self._since.pop(worker, None)
+        if work is not None and since is not None:
+            now, count = time.monotonic(), self._landed[worker] - since[1]
+            self._schedule.measured(work.host, now, count, now - since[0])
         self._windows.pop(worker, None)
 
     # -- help ------------------------------------------------------------------------------------
 
-    def slowest(self, now: float) -> Iterator[tuple[int, Part]]:
+    def find(self, now: float) -> Assist | None:
+        """The end of the segment that would take longest, for a worker with nothing else to do.
+        To be given back by `given_back`."""
+        for worker, window in self._slowest(now):
+            fetch = self.busy[worker]
+            task = self._tasks.get(fetch.job)
+            if task is None or not self._schedule.current(fetch):
+                continue
+            with suppress(OSError):  # whoever is at it will meet the disk's error, and tell it
+                if (help_ := self._help(fetch, task, window, now)) is not None:
+                    return help_
+        return None
+
+    def _slowest(self, now: float) -> Iterator[tuple[int, Part]]:
         """The workers that are worth helping, with their windows, the slowest first."""
         if now >= self._not_before:
             for worker in sorted(self._windows, key=self._seconds_left, reverse=True):
                 if self._seconds_left(worker) >= HELP_FROM:
                     yield worker, self._windows[worker]
+
+    def _help(self, fetch: Fetch, task: Task, window: Part, now: float) -> Assist | None:
+        if (helper := self._schedule.helper(fetch, now)) is None:
+            return None
+        tail = None
+        try:
+            tail = task.lend(window, fetch.epoch)
+        finally:
+            if tail is None:
+                self._schedule.helped(helper, NOBODY)
+        if tail is None:
+            return None
+        task.enter()
+        return Assist(helper, task, tail)
 
     def _seconds_left(self, worker: int) -> float:
         """How long a worker still needs for its window; 0 while it is too early to tell."""
@@ -90,9 +127,9 @@ class Aid:
 
     # -- lag -------------------------------------------------------------------------------------
 
-    def look(self, now: float, at_work: Iterable[int]) -> None:
-        """Judge the connections of these workers by what has landed."""
-        landed = {worker: self._landed[worker] for worker in at_work}
+    def look(self, now: float) -> None:
+        """Judge the connections at work by what has landed."""
+        landed = {worker: self._landed[worker] for worker in self.busy}
         self._lagging.update(self._flows.look(now, landed))
 
     def lags(self, worker: int) -> bool:

@@ -73,7 +73,7 @@ class Merger(threading.Thread):
         if (task.unseen and not self._look(work, task)) or task.pin is None:
             return False
         stopped = _never if task.draft else self._desk.is_stopped
-        return task.front.advance(task.files, partial(self._desk.lost, work.job), stopped)
+        return task.front.advance(task.files, partial(self._desk.outcomes.lost, work.job), stopped)
 
     def _look(self, work: Merge, task: Task) -> bool:
         """Whether to go on with a target of which something was on disk before this run."""
@@ -86,9 +86,9 @@ class Merger(threading.Thread):
             return False  # the run ends, and says so of every target that is left
         task.unseen = False
         if receipt is not None:
-            self._desk.delivered(work.job, task, receipt, fetched=False)
+            self._desk.outcomes.delivered(work.job, task, receipt, fetched=False)
         elif task.pin is not None:
-            self._desk.looked(work.job, task)
+            self._desk.outcomes.looked(work.job, task)
         return receipt is None
 
     def _deliver_drafts(self, drafts: Sequence[tuple[Merge, Task]]) -> None:
@@ -105,9 +105,9 @@ class Merger(threading.Thread):
         match outcome:
             case Receipt():
                 fetched = not task.brought or task.brought < outcome.size
-                self._desk.delivered(work.job, task, outcome, fetched=fetched)
+                self._desk.outcomes.delivered(work.job, task, outcome, fetched=fetched)
             case DigestError():
-                self._desk.condemn(work.job, task, outcome)
+                self._desk.outcomes.condemn(work.job, task, outcome)
             case error:
                 self._desk.merge_failed(work, error)
                 return

@@ -31,6 +31,7 @@ from segdl.engine.delivery import Delivery
 from segdl.engine.desk import Desk
 from segdl.engine.errand import WORTH, is_small
 from segdl.engine.merger import Merger
+from segdl.engine.outcomes import target_done
 from segdl.engine.renewal import Renewal
 from segdl.engine.salvage import Salvage
 from segdl.engine.task import DRAFT, Task
@@ -124,7 +125,7 @@ class Order:
                 receipt = receipts.get(target.path)
                 if receipt is not None and self._delivery.believed(target, receipt):
                     before.append(receipt)
-                    self._desk.deliver_before(number, receipt)
+                    self._desk.outcomes.delivered_before(number, receipt)
                     if begun:  # a crash came between the receipt and the clean-up
                         self._workspace.remove_work(target.path)
                 elif begun:
@@ -141,14 +142,14 @@ class Order:
             offered = self._salvage.offers(self._targets[number])
             self._desk.enter(number, tasks[number], offered=offered)
         self._before = frozenset(receipt.path for receipt in before)
-        tally, held = self._desk.tally, self._desk.present()
+        tally, held = self._desk.outcomes.tally, self._desk.outcomes.present()
         self._listener(
             events.OrderStarted(targets=len(self._targets), bytes=tally.total, held=held)
         )
         for receipt in before:
-            self._listener(_done_before(receipt))
+            self._listener(target_done(receipt, 0.0, fetched=False))
         for number, failure in self._failed.items():
-            self._desk.tell_failure(self._targets[number], failure)
+            self._desk.outcomes.tell_failure(self._targets[number], failure)
 
     def _make_task(self, target: Target) -> Task:
         asked = segment_size(target, self._manifest, self._options)
@@ -266,8 +267,8 @@ class Order:
         jobs = sorted({work.job for work in list(self._desk.busy.values())})
         tasks = [task for job in jobs if (task := self._desk.tasks.get(job))]
         return events.Progress(
-            bytes=self._desk.present(),
-            total=self._desk.tally.total,
+            bytes=self._desk.outcomes.present(),
+            total=self._desk.outcomes.tally.total,
             rate=round(self._rate.look(now, self._desk.landed)),
             connections=len(self._desk.busy),
             in_flight={t.target.path: (t.present(), t.layout.size) for t in tasks},
@@ -301,17 +302,18 @@ class Order:
             raise interrupt
 
     def _finish(self, seconds: float) -> Report:
-        done = self._desk.receipts
-        failures = self._failed | self._desk.unfinished()
+        outcomes, stopped = self._desk.outcomes, self._desk.stopped
+        done = outcomes.receipts
+        failures = self._failed | outcomes.unfinished(stopped=stopped is not None)
         paths = {number: self._targets[number].path for number in sorted(failures)}
         report = Report(
             receipts=tuple(done[n] for n in sorted(done)),
             failures=tuple(Failure(p, failures[n].about(p)) for n, p in paths.items()),
             bytes=self._desk.landed,
             seconds=seconds,
-            skipped=self._before | self._desk.recognised,
-            stopped=self._desk.stopped if failures else None,
-            left_out=tuple(self._desk.left_out.values()),
+            skipped=self._before | outcomes.recognised,
+            stopped=stopped if failures else None,
+            left_out=tuple(outcomes.left_out.values()),
             taken=self._salvage.taken(t for t in self._targets if t.path not in self._before),
         )
         self._deliver_events(0.0)
@@ -329,14 +331,6 @@ class Order:
         )
         self._listener(finished)
         return report
-
-
-def _done_before(receipt: Receipt) -> events.TargetDone:
-    """The event of a target that was there already."""
-    return events.TargetDone(
-        target=receipt.path, size=receipt.size, seconds=0.0, digests=receipt.digests,
-        grade=receipt.grade, fetched=False,
-    )  # fmt: skip
 
 
 def reach_of(manifest: Manifest, options: Options) -> Reach:

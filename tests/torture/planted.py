@@ -64,8 +64,8 @@ BUGS: tuple[Bug, ...] = (
         "        for work, done in pairs:\n"
         "            self._tell_done(work, done)\n"
         "        kept = attempted(self._delivery.keep, [done.receipt for _, done in pairs])\n"),
-    Bug(5, "test_drafts::test_what_a_crash_costs_is_bounded_with_errands", "engine/desk.py",
-        "            room -= self._stake(work.job)\n", "            self._stake(work.job)\n"),
+    Bug(5, "test_drafts::test_what_a_crash_costs_is_bounded_with_errands", "engine/errand.py",
+        "            room -= self._put(work.job)\n", "            self._put(work.job)\n"),
     Bug(5, "test_resume::test_a_half_is_gone_on_with", "engine/task.py",
         "(held if complete else begun)[number] = record", "pass"),
     Bug(5, "test_resume::test_c01_kill_9_at_random_moments", "engine/worker.py",
