@@ -1,6 +1,7 @@
 """Which of its mirrors one target goes to, and which are of no use to it.
 
-A mirror is left for good when it refuses, or has another object. Where all of a target was fetched
+The fastest is asked (`core.mirrors`); one whose host is held back (`core.hosts`) is left until it
+is up again, one that refuses or has another object for good. Where all of a target was fetched
 and is wrong, one mirror may be to blame: then each has to give all of it alone, one after the
 other (it is *on trial*, and those that were of use before are spared until it has).
 """

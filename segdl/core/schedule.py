@@ -464,8 +464,8 @@ class Schedule:
             entry.put_back(work.segment)
 
     def _end(self, work: Work, worker: int) -> bool:
-        """A worker asks the host of its work no more. Whether that was the probe of a host that is
-        held back: nobody probes it now."""
+        """A worker asks the host of its work no more. Returns whether it was the probe of a host
+        that is held back."""
         if isinstance(work, Merge):
             return False
         probed = self._hosts.unprobe(work.host, worker)
