@@ -466,6 +466,25 @@ def test_tries_are_counted_in_a_row() -> None:
     assert "cut; given up after 4 tries" in decision.error.message
 
 
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_a_pin_that_is_contradicted_is_doubted_unless_an_answer_confirmed_it(
+    confirmed: bool,
+) -> None:
+    plan, error = schedule(retries=0), MisansweredError("other labels")
+    error.contradicts = True
+    plan.add(0, ("a",), None, (), pinned=False, merge=False)
+    probe = taken(plan)
+    plan.learn(0, 3)
+    plan.answered(probe, 0)
+    plan.done(probe, 0)
+    if confirmed:
+        second = taken(plan)
+        plan.answered(second, 0)
+        plan.done(second, 0)
+    decision = plan.settle(taken(plan), 0, error, 0.0)
+    assert type(decision) is (GiveUp if confirmed else Restart)
+
+
 def test_tries_of_one_segment_are_not_another_s() -> None:
     plan, now = with_job(4, retries=1), 0.0
     for number in range(4):

@@ -347,6 +347,8 @@ class Schedule:
             traffic = self._hosts.traffic(work.host)
             traffic.disguises = traffic.disguises or entry.doubts > 0
             entry.choice.hold, entry.doubts = None, 0
+        if not work.probe and work.epoch == entry.epoch:
+            entry.confirmed = True
         return self._hosts.answered(work.host, worker, quota, now)
 
     def progressed(self, work: Fetch) -> None:
