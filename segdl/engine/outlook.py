@@ -85,7 +85,9 @@ class Outlook:
     def answered(self, url: ShareURL, answer: Dated) -> None:
         """A link was good."""
         now = time.monotonic()
-        if self._clocks.wants(url.netloc, now) and (date := answer.date) is not None:
+        if not self._schedule.ending or not self._clocks.wants(url.netloc, now):
+            return
+        if (date := answer.date) is not None:
             with self._lock:
                 self._clocks.told(url.netloc, date, now)
 
