@@ -74,13 +74,13 @@ def present(needs: str) -> bool:
 
 
 def segdl(job: Job, *more: str) -> list[str]:
-    """`segdl get` over a YAML manifest."""
-    lines = ["segdl: 1", "order: bench", "files:"]
+    """`segdl get` over a manifest in JSON, which programs write and which is read fastest."""
+    files: list[dict[str, object]] = []
     for file in job.files:
-        lines += [f"  - path: {file.path}", f"    url: {job.url(file)}", f"    size: {file.size}"]
-        if job.sha256:
-            lines.append(f"    hash: {{sha256: {file.sha256}}}")
-    manifest = job.listed("LIST.yaml", lines)
+        digest = {"hash": {"sha256": file.sha256}} if job.sha256 else {}
+        files.append({"path": file.path, "url": job.url(file), "size": file.size, **digest})
+    order = json.dumps({"segdl": 1, "order": "bench", "files": files}, indent=1)
+    manifest = job.listed("LIST.json", [order])
     trust = ["--ca-file", str(job.ca)] if job.ca else []
     get = [sys.executable, "-m", "segdl", "get", manifest, "-o", str(job.out)]
     return [*get, "--progress", "none", *trust, *more]
