@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from segdl.cli import wording
 from segdl.cli.arguments import Parser
 from segdl.cli.progress import on_terminal
 from segdl.cli.signals import Signals
+from segdl.core.dataclass import dataclass
 from segdl.core.errors import ExitCode, SegdlError, UsageError
 from segdl.core.options import MIB, parse_count, parse_size
 

@@ -10,11 +10,12 @@ import argparse
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from segdl.cli.arguments import Parser
+from segdl.core.dataclass import dataclass
 from segdl.core.errors import UsageError
 from segdl.core.options import (
     Options,

@@ -8,8 +8,9 @@ other (it is *on trial*, and those that were of use before are spared until it h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from segdl.core.dataclass import dataclass
 from segdl.core.hosts import Hold, Hosts
 from segdl.core.mirrors import STAY
 from segdl.core.work import Fetch

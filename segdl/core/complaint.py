@@ -7,7 +7,8 @@ never parsed as documents, escaped, and cut.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from segdl.core.dataclass import dataclass
 
 _LONGEST = 200
 _FIELD = (

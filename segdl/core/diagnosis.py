@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
+
+from segdl.core.dataclass import dataclass
 
 SKEW = 300.0  # seconds: clocks that differ by more are worth a word
 

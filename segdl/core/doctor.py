@@ -16,9 +16,10 @@ Nothing here names a value of the link's query.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from segdl.core.complaint import Complaint
+from segdl.core.dataclass import dataclass
 from segdl.core.diagnosis import (
     ALTERED,
     ENDED,

@@ -18,11 +18,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
 from io import UnsupportedOperation
 from typing import ParamSpec, Self, TypeVar
 
+from segdl.core.dataclass import dataclass
 from segdl.core.diagnosis import Diagnosis
 
 P = ParamSpec("P")

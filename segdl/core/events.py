@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+from segdl.core.dataclass import dataclass
 from segdl.core.errors import SegdlError
 
 

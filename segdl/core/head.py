@@ -5,10 +5,10 @@ Header names are lower case here, and what the headers echo of a secret was blot
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC
 
 from segdl.core.complaint import printable
+from segdl.core.dataclass import dataclass
 
 REQUEST_IDS = (  # the best to quote first
     "x-amz-request-id", "x-oss-request-id", "x-cos-request-id", "x-obs-request-id",

@@ -10,8 +10,8 @@ Pure; times are monotonic seconds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from segdl.core.dataclass import dataclass
 from segdl.core.errors import BusyError
 from segdl.core.mirrors import Mirrors
 from segdl.core.pace import probe_wait

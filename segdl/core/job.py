@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, auto
 from math import inf
 
 from segdl.core.choice import Choice
+from segdl.core.dataclass import dataclass
 
 
 class State(Enum):

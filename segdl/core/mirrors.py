@@ -13,7 +13,9 @@ Pure; times are monotonic seconds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from segdl.core.dataclass import dataclass
 
 FASTER = 1.5  # times faster than its own host must another one be for a target to move
 STAY = 10.0  # seconds that a target stays where it has moved to

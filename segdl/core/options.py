@@ -6,10 +6,11 @@ import os
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import time
 from typing import Any
 
+from segdl.core.dataclass import dataclass
 from segdl.core.errors import UsageError
 
 KIB, MIB = 1024, 1024 * 1024

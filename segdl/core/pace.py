@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from segdl.core.dataclass import dataclass
 
 FLOOR = 1024  # bytes a second: a connection below it over the whole stall window is dead
 _FIRST, _MOST = 0.25, 5.0

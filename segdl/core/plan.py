@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
+from segdl.core.dataclass import dataclass
 from segdl.core.digests import etag_parts
 from segdl.core.manifest.model import Manifest, Target
 from segdl.core.options import LARGEST_SEGMENT, MIB, Options

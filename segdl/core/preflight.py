@@ -12,10 +12,11 @@ even at so much more; what would end too early at the rate itself is a note.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from math import inf
 
+from segdl.core.dataclass import dataclass
 from segdl.core.diagnosis import SKEW
 from segdl.core.digests import etag_md5
 from segdl.core.errors import (

@@ -8,8 +8,8 @@ matches raises the grade; one that does not proves nothing (SSE-C, SSE-KMS) and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from segdl.core.dataclass import dataclass
 from segdl.core.digests import digest, digest_of_parts, etag_md5, etag_parts
 from segdl.core.errors import DigestError, SizeError
 from segdl.core.manifest.model import Target

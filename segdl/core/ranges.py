@@ -6,7 +6,8 @@ Everywhere else in segdl a range is half-open: [start, stop).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from segdl.core.dataclass import dataclass
 
 _FLAGS = re.ASCII | re.IGNORECASE  # units are case-insensitive (RFC 9110, 14.1)
 _CONTENT_RANGE = re.compile(r"bytes +(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", _FLAGS)

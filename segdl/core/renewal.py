@@ -13,9 +13,10 @@ as patience lasts, no target is kept waiting for fresh links any more.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 
+from segdl.core.dataclass import dataclass
 from segdl.core.manifest import Manifest, Target
 from segdl.core.runway import last_end
 from segdl.core.urls import ShareURL

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 
+from segdl.core.dataclass import dataclass
 from segdl.core.errors import ExitCode, SegdlError
 from segdl.core.transfer import by_fields
 

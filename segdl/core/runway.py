@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
+from segdl.core.dataclass import dataclass
 from segdl.core.pace import Rate
 from segdl.core.urls import ShareURL
 

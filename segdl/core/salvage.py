@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum, auto
 
+from segdl.core.dataclass import dataclass
 from segdl.core.manifest.model import Target
 
 

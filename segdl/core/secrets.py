@@ -8,7 +8,9 @@ them, so a secret is looked for by its longest run of those, and only then by ev
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from segdl.core.dataclass import dataclass
 
 SHORTEST = 8  # characters: less is in too many texts
 _RUN = re.compile(r"[a-z0-9]+")

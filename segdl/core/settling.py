@@ -14,8 +14,8 @@ decided here of whole targets.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from segdl.core.dataclass import dataclass
 from segdl.core.errors import (
     BusyError,
     ContentError,

@@ -9,11 +9,12 @@ back goes through the same fields, so that a timeline that somebody has written 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from segdl.core.complaint import printable
+from segdl.core.dataclass import dataclass
 from segdl.core.errors import SegdlError
 from segdl.core.events import Event, Progress, SegmentDone, TargetDone, TargetStarted
 from segdl.core.transfer import by_fields

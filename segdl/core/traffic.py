@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from segdl.core.dataclass import dataclass
 
 PLENTY = 4  # requests for each one under way: with fewer left, a host is asked more slowly
 LONGEST = 60.0  # seconds: a host's word is heeded up to here

@@ -11,11 +11,11 @@ import ipaddress
 import json
 import math
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import quote, unquote, unquote_plus, urljoin
 
+from segdl.core.dataclass import dataclass
 from segdl.core.digests import digest
 from segdl.core.secrets import Secret
 from segdl.core.transfer import by_fields

@@ -13,10 +13,11 @@ they are of the object that was pinned (promise 2):
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from segdl.core.complaint import Complaint, actual_size, printable, read_complaint
+from segdl.core.dataclass import dataclass
 from segdl.core.diagnosis import Diagnosis, Kind
 from segdl.core.errors import (
     BusyError,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from segdl.core.dataclass import dataclass
 from segdl.core.errors import SegdlError
 
 

@@ -17,9 +17,10 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, BinaryIO, TypeVar
 
+from segdl.core.dataclass import dataclass
 from segdl.core.journal import damaged_lines, read_lines, seal
 from segdl.core.plan import Pin, Place, Record
 

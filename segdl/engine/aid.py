@@ -11,8 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
+from segdl.core.dataclass import dataclass
 from segdl.core.pace import Flows
 from segdl.core.schedule import Schedule
 from segdl.core.work import NOBODY, Fetch

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from segdl.core.dataclass import dataclass
 from segdl.core.digests import ALGORITHMS
 from segdl.core.errors import UsageError, disk_error
 from segdl.core.manifest import Target

@@ -11,12 +11,13 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from segdl.core.complaint import printable
+from segdl.core.dataclass import dataclass
 from segdl.core.errors import SegdlError, disk_error
 from segdl.core.events import timestamp
 from segdl.core.report import Receipt

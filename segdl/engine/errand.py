@@ -10,9 +10,9 @@ does that itself. So the schedule, the events and the receipts stay in one proce
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from segdl.core.dataclass import dataclass
 from segdl.core.manifest import Target
 from segdl.core.work import Fetch
 from segdl.engine.task import DRAFT

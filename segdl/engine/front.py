@@ -12,8 +12,8 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 
+from segdl.core.dataclass import dataclass
 from segdl.core.digests import Hasher, hasher
 from segdl.core.errors import DigestError
 from segdl.core.options import MIB

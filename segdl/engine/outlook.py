@@ -9,11 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from segdl.core import events
 from segdl.core.clocks import Clocks
+from segdl.core.dataclass import dataclass
 from segdl.core.diagnosis import EXPIRED
 from segdl.core.errors import ExpiredError
 from segdl.core.manifest import Target

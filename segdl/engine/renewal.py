@@ -12,11 +12,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 from segdl.core import events
+from segdl.core.dataclass import dataclass
 from segdl.core.errors import ManifestError, SegdlError, disk_error
 from segdl.core.manifest import LARGEST, Manifest, Target, parse_manifest
 from segdl.core.options import Options

@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from segdl.core.dataclass import dataclass
 from segdl.core.manifest import Target
 from segdl.core.report import Receipt
 from segdl.core.timeline import Exchange

@@ -14,12 +14,12 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection as Channel
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from segdl.core.dataclass import dataclass
 from segdl.core.errors import BrokenError, MisansweredError, SegdlError, attempted
 from segdl.core.manifest import Target
 from segdl.core.pace import StallWatch

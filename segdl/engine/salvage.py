@@ -16,9 +16,9 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from segdl.core.dataclass import dataclass
 from segdl.core.digests import RECORD, hasher
 from segdl.core.errors import ContentError, StoppedError, UsageError
 from segdl.core.manifest import Target

@@ -15,9 +15,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
+from segdl.core.dataclass import dataclass
 from segdl.core.digests import RECORD, hasher
 from segdl.core.errors import DigestError, SizeError
 from segdl.core.manifest import Target

@@ -10,9 +10,10 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 
+from segdl.core.dataclass import dataclass
 from segdl.core.digests import RECORD, Hasher, hasher
 from segdl.core.manifest import Manifest, Target
 from segdl.core.options import Options

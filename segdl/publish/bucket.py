@@ -6,7 +6,6 @@ import contextlib
 import ipaddress
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +17,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from segdl.core.dataclass import dataclass
 from segdl.core.errors import ExitCode, SegdlError
 
 WEEK = timedelta(days=7)

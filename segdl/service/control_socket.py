@@ -19,9 +19,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
+from segdl.core.dataclass import dataclass
 from segdl.core.errors import ExitCode, ManifestError, SegdlError
 
 NAME = "control"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, NamedTuple, Protocol
+
+from segdl.core.dataclass import dataclass
 
 MOST_TARGETS = 1_000_000
 DEEPEST = 32

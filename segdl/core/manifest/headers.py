@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from functools import partial
 
+from segdl.core.dataclass import dataclass
 from segdl.core.manifest.fields import Fields
 from segdl.core.manifest.values import WrongError
 from segdl.core.manifest.wording import kind

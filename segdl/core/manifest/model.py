@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from segdl.core.dataclass import dataclass
 from segdl.core.transfer import by_fields
 from segdl.core.urls import ShareURL
 

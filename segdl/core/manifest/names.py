@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from unicodedata import category, normalize
+
+from segdl.core.dataclass import dataclass
 
 LONGEST_COMPONENT = 255  # bytes: NAME_MAX
 LONGEST_PATH = 1024  # bytes: PATH_MAX of macOS, and the longest key of an S3 object

@@ -8,10 +8,11 @@ the item begins.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import NamedTuple
 
+from segdl.core.dataclass import dataclass
 from segdl.core.manifest.document import DEEPEST, Path, Place
 
 

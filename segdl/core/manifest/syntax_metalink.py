@@ -9,10 +9,11 @@ and so entities never expand.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 from xml.parsers import expat
 
+from segdl.core.dataclass import dataclass
 from segdl.core.manifest.document import DEEPEST, BrokenError, Document, Entry, Path, Place
 
 NAMED = True

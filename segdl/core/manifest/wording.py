@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from segdl.core.dataclass import dataclass
 
 _LONGEST = 80
 _SECRET = re.compile(r"(?<=://)|[?&=]")

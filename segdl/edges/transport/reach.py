@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
+from segdl.core.dataclass import dataclass
 from segdl.core.errors import UsageError
 from segdl.core.options import Endpoint
 from segdl.core.urls import ShareURL

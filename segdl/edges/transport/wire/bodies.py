@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import h11
 
+from segdl.core.dataclass import dataclass
 from segdl.edges.transport.faults import BadAnswer
 from segdl.edges.transport.wire.channel import Channel
 from segdl.edges.transport.wire.exchange import Exchange, RawHeaders, declared_length, next_event

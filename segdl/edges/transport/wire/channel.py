@@ -4,8 +4,8 @@ import contextlib
 import socket
 import struct
 import threading
-from dataclasses import dataclass
 
+from segdl.core.dataclass import dataclass
 from segdl.edges.transport.faults import Lost
 
 

@@ -9,9 +9,9 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from segdl.core.dataclass import dataclass
 from segdl.edges.transport.faults import ConnectFailed, ConnectTimedOut, LookupFailed
 from segdl.edges.transport.wire.channel import Channel, Origin, reason
 from segdl.edges.transport.wire.patience import Patience

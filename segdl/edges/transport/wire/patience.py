@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from segdl.core.dataclass import dataclass
 from segdl.edges.transport.faults import ConnectFailed
 
 
