@@ -45,26 +45,27 @@ def _made(cls: type, frozen: bool, slots: bool, kw_only: bool, shown: bool) -> t
 
 def _init(made: type, fields: tuple[dataclasses.Field[Any], ...], frozen: bool) -> Any:
     """`__init__`, compiled: calls and their errors shall be those of any method."""
-    known: dict[str, Any] = {"_assign": object.__setattr__, "_LATER": object()}
+    given: dict[str, Any] = {}
+    known = {"__given__": given, "__later__": object(), "__assign__": object.__setattr__}
     plain, named, body = ["self"], list[str](), list[str]()
     for field in fields:
         name = parameter = value = field.name
-        default = f"_default_{name}"
         if field.default is not dataclasses.MISSING:
-            known[default] = field.default
-            parameter = f"{name}={default}"
+            given[name] = field.default
+            parameter = f"{name}=__given__[{name!r}]"
         elif field.default_factory is not dataclasses.MISSING:
-            known[default] = field.default_factory
-            parameter = f"{name}=_LATER"
-            value = f"{default}() if {name} is _LATER else {name}"
+            given[name] = field.default_factory
+            parameter = f"{name}=__later__"
+            value = f"__given__[{name!r}]() if {name} is __later__ else {name}"
         (named if field.kw_only else plain).append(parameter)
-        body.append(f"_assign(self, {name!r}, {value})" if frozen else f"self.{name} = {value}")
+        body.append(f"__assign__(self, {name!r}, {value})" if frozen else f"self.{name} = {value}")
     if hasattr(made, "__post_init__"):
         body.append("self.__post_init__()")
     parameters = ", ".join((*plain, *(("*", *named) if named else ())))
     exec(f"def __init__({parameters}):\n " + "\n ".join(body or ["pass"]), known)
-    known["__init__"].__qualname__ = f"{made.__qualname__}.__init__"
-    return known["__init__"]
+    init: Any = known["__init__"]
+    init.__qualname__ = f"{made.__qualname__}.__init__"
+    return init
 
 
 def _getter(names: tuple[str, ...]) -> Callable[[Any], Any]:
