@@ -14,7 +14,8 @@ Every tool runs as a whole process, with its start, in turn with the others (A B
 empty folder; what it leaves is compared byte by byte outside the timing, and one run that fails is
 a row that failed. Seconds are medians. `segdl / tool` below 1: segdl is the faster one. CPU is user
 and system time of the tool and its children, without the server's. Peak memory is of the largest
-process of the tool, the greatest of all runs. The floor is a
+process of the tool, the greatest of all runs. Before a scene its files are copied to where the
+tools write, and removed: nobody is the first in memory that the machine has to get. The floor is a
 program of plain sockets that writes ranges of 8 MiB in four threads and verifies nothing."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -145,6 +146,8 @@ def staged(
             held = tempfile.TemporaryDirectory(prefix="segdl-bench-", dir=bench.disk)
             out = Path(stack.enter_context(held)) / "out"
         files = made(root / "files", sizes)
+        shutil.copytree(root / "files", out)  # nobody shall be the first in memory, or on the disk,
+        emptied(out)  # that a virtual machine has to be given first: that costs a second
         (root / "nginx").mkdir()
         for name in ("ca.pem", "chain.pem", "key.pem"):
             if bench.ca:
