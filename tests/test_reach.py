@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 import trustme
 
 from segdl.core.errors import ExitCode, UsageError
-from segdl.edges.transport import Reach
+from segdl.edges.transport import Reach, trust
 from segdl.edges.transport.wire.dial import HEAD_START, Address, first_to_answer
 from segdl.edges.transport.wire.patience import Patience
 from tests.canary import CANARY
@@ -584,3 +585,27 @@ def test_headers_of_an_origin_come_back_with_it(case: Case, presigned: bool) -> 
         assert ("x-secret" in request.headers) is not presigned
         assert "x-own" not in request.headers
     assert all("x-own" in request.headers for request in first.requests)
+
+
+def test_workers_that_begin_together_load_the_trust_store_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[ssl.SSLContext] = []
+    load, begun = ssl.create_default_context, threading.Barrier(4)
+
+    def slowly(cafile: str | None = None) -> ssl.SSLContext:
+        loaded.append(load(cafile=cafile))
+        time.sleep(0.05)  # as long as a store of many certificates takes
+        return loaded[-1]
+
+    def begin() -> None:
+        begun.wait()
+        assert Reach(timeout=1.0, ca_file=None).tls(own=False) is loaded[0]
+
+    monkeypatch.setattr(ssl, "create_default_context", slowly)
+    trust._trust.cache_clear()
+    with ThreadPoolExecutor(4) as workers:
+        for worker in [workers.submit(begin) for _ in range(4)]:
+            worker.result()
+    assert len(loaded) == 1
+    trust._trust.cache_clear()

@@ -130,7 +130,7 @@ class Connection:
         self.heard: Heard | None = None  # of the answer to the last `open`, accepted or not
 
     def open(self, url: ShareURL, ask: Ask) -> Answer:
-        """Ask for bytes of an object. Raises a SegdlError that `core.schedule` can settle."""
+        """Ask for bytes of an object. Raises a SegdlError that `core.settling` knows."""
         way = [url]  # of redirects: each may be a share URL of its own
         self.heard = None
         with self._blotter.cleaning(way):

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import functools
 import ssl
+import threading
 
 from segdl.core.errors import DiskError, UsageError
 
+_loading = threading.Lock()
 
-@functools.cache
+
 def trust(ca_file: str | None, cert: str | None = None, key: str | None = None) -> ssl.SSLContext:
     """A TLS context: the system's trust store, or `ca_file`; with a client certificate, or none.
 
-    Raises UsageError for what cannot be used.
+    There is one of each: workers that begin together load the store once. Raises UsageError for
+    what cannot be used.
     """
+    with _loading:
+        return _trust(ca_file, cert, key)
+
+
+@functools.cache
+def _trust(ca_file: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
