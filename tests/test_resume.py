@@ -266,6 +266,7 @@ def test_resigned_half_way(case: Case) -> None:
     """Fresh URLs for the same objects: nothing that is held is fetched again."""
     for number in range(3):
         case.put(made(SIZE, number), f"/{number}.7z", proof=list(Proof)[number])
+        case.server.script(f"/{number}.7z", faults.blackhole(10_000), on=range(4, 1000))
     control = segdl.Control()
 
     def stop(event: segdl.Event) -> None:
@@ -274,6 +275,7 @@ def test_resigned_half_way(case: Case) -> None:
 
     first = case.run(control=control, listener=stop)
     assert 0 < first.report.bytes < 3 * SIZE
+    case.server.mend()
     case.server.script(EVERY_PATH, faults.EXPIRED["MinIO"], on=lambda r: "fresh" not in r.query)
     second = case.run()
     assert (second.code, second.report.bytes) == (ExitCode.LINKS, 0)
