@@ -73,16 +73,19 @@ def present(needs: str) -> bool:
     return shutil.which(needs) is not None
 
 
+def manifest(job: Job, files: Sequence[Mapping[str, object]]) -> str:
+    """An order's manifest in JSON."""
+    return job.listed("LIST.json", [json.dumps({"segdl": 1, "order": "bench", "files": files})])
+
+
 def segdl(job: Job, *more: str) -> list[str]:
     """`segdl get` over a manifest in JSON, which programs write and which is read fastest."""
     files: list[dict[str, object]] = []
     for file in job.files:
         digest = {"hash": {"sha256": file.sha256}} if job.sha256 else {}
         files.append({"path": file.path, "url": job.url(file), "size": file.size, **digest})
-    order = json.dumps({"segdl": 1, "order": "bench", "files": files}, indent=1)
-    manifest = job.listed("LIST.json", [order])
     trust = ["--ca-file", str(job.ca)] if job.ca else []
-    get = [sys.executable, "-m", "segdl", "get", manifest, "-o", str(job.out)]
+    get = [sys.executable, "-m", "segdl", "get", manifest(job, files), "-o", str(job.out)]
     return [*get, "--progress", "none", *trust, *more]
 
 

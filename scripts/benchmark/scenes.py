@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -295,8 +294,7 @@ def many(bench: Bench, stack: ExitStack) -> Plan:
         for number in range(bench.scale.many)
     ]
     sized = [{**file, "size": KIB} for file in files]
-    manifest = job.listed("LIST.json", [json.dumps({"segdl": 1, "order": "many", "files": sized})])
-    command = [sys.executable, "-m", "segdl", "get", manifest, "-o", str(job.out)]
+    command = [sys.executable, "-m", "segdl", "get", peers.manifest(job, sized), "-o", str(job.out)]
     command += ["--progress", "json"]
 
     def attempt() -> Run:

@@ -8,7 +8,6 @@ from enum import StrEnum
 
 from segdl.core.dataclass import dataclass
 from segdl.core.errors import ExitCode, SegdlError
-from segdl.core.transfer import by_fields
 
 
 class Grade(StrEnum):
@@ -29,8 +28,6 @@ class SegmentDigests:
     algorithm: str
     values: tuple[str, ...]
 
-    __reduce__ = by_fields
-
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -47,8 +44,6 @@ class Receipt:
     modified_ns: int  # the file's time when it was delivered
     resumable: bool = True  # False where the server ignores ranges
     offset: int = 0  # where in the object the target begins (a slice)
-
-    __reduce__ = by_fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from segdl.core.complaint import printable
 from segdl.core.dataclass import dataclass
 from segdl.core.errors import SegdlError
 from segdl.core.events import Event, Progress, SegmentDone, TargetDone, TargetStarted
-from segdl.core.transfer import by_fields
 from segdl.core.urls import ShareURL
 
 _LONGEST = 500  # characters of any text
@@ -53,8 +52,6 @@ class Exchange:
     etag: str | None = None
     cause: str | None = None  # why the answer was not accepted
     diagnosis: str | None = None  # why a link was refused
-
-    __reduce__ = by_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

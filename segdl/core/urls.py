@@ -18,7 +18,6 @@ from urllib.parse import quote, unquote, unquote_plus, urljoin
 from segdl.core.dataclass import dataclass
 from segdl.core.digests import digest
 from segdl.core.secrets import Secret
-from segdl.core.transfer import by_fields
 
 LONGEST = 16 * 1024
 _PORTS = {"http": 80, "https": 443}
@@ -41,8 +40,6 @@ class _Common:
     port: int
     query: str  # ends in `=`, or is empty
 
-    __reduce__ = by_fields
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ShareURL:
@@ -50,8 +47,6 @@ class ShareURL:
 
     _common: _Common
     _own: str  # the path, and behind a `?` the last value of the query
-
-    __reduce__ = by_fields
 
     @property
     def scheme(self) -> str:

@@ -19,7 +19,6 @@ from segdl.core.manifest import Target
 from segdl.core.report import Receipt
 from segdl.core.timeline import Exchange
 from segdl.core.traffic import Quota
-from segdl.core.transfer import by_fields
 from segdl.edges.cores import cores
 from segdl.edges.transport import Reach
 from segdl.edges.workspace import Workspace
@@ -54,8 +53,6 @@ class Done:
     request: Exchange
     quota: Quota | None  # what the answer said of it
     date: float | None  # and of the server's clock, in unix seconds
-
-    __reduce__ = by_fields
 
 
 @dataclass(frozen=True, slots=True)

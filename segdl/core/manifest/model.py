@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import field
 
 from segdl.core.dataclass import dataclass
-from segdl.core.transfer import by_fields
 from segdl.core.urls import ShareURL
 
 
@@ -37,8 +36,6 @@ class Target:
     digests: tuple[tuple[str, str], ...] = ()  # (algorithm, lower-case hex)
     pieces: Pieces | None = None
     slice: Slice | None = None
-
-    __reduce__ = by_fields
 
     @property
     def provable(self) -> bool:

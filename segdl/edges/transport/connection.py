@@ -365,9 +365,10 @@ def _translate(error: Exception, url: ShareURL, proxy: str | None = None) -> Seg
             return BusyError(f"{host} cannot be reached")
         case TimedOut():
             return BrokenError(f"{host} accepted the connection and did not answer in time")
-        case BadAnswer() | BadRequest():
-            reason = str(error)[:120] if isinstance(error, BadAnswer) else "bad request"
-            return MisansweredError(f"{host} does not speak HTTP as it should: {reason}")
+        case BadAnswer():
+            return MisansweredError(f"{host} does not speak HTTP as it should: {str(error)[:120]}")
+        case BadRequest():
+            return MisansweredError(f"{host} does not speak HTTP as it should: bad request")
         case OSError(errno=errno.EMFILE | errno.ENFILE):
             return disk_error(error)
     return BrokenError(f"the connection to {host} broke")
