@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import trustme
@@ -30,6 +31,7 @@ from segdl.edges.transport.wire.channel import Origin
 from segdl.edges.transport.wire.dial import Address, dial, first_to_answer
 from segdl.edges.transport.wire.exchange import MAX_HEADS, MAX_INTERIM
 from segdl.edges.transport.wire.patience import Patience
+from segdl.edges.transport.wire.secured import SecuredChannel
 from tests.scripted import Handler, RawServer, answers, forever, raw_server, read_head, reset
 
 SECRET = "X-Amz-Signature=5ec2e7"
@@ -1027,6 +1029,38 @@ def test_a_large_body_under_tls_is_exact(
         for size in (1000, 262144):
             assert drained(get(transport, server, scheme="https"), size) == data
         assert server.accepted == 1
+
+
+class Closed:
+    """An SSLSocket of a Python that keeps nothing inside that could be read instead."""
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        self._closed = sock
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_sslobj":
+            raise AttributeError(name)
+        return getattr(self._closed, name)
+
+
+def test_a_large_body_under_tls_is_exact_where_records_cannot_be_read_directly(
+    make: Make,
+    server_tls: ssl.SSLContext,
+    trusting: ssl.SSLContext,
+    made: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prepare = SecuredChannel._prepare
+
+    def hide(channel: SecuredChannel) -> None:
+        prepare(channel)
+        channel._sock = Closed(channel._sock)  # type: ignore[assignment]
+
+    monkeypatch.setattr(SecuredChannel, "_prepare", hide)
+    data = made(300_000, 3)
+    reply = OK + b"Content-Length: %d\r\n\r\n" % len(data) + data
+    with raw_server(forever(reply), tls=server_tls) as server:
+        assert drained(get(make(tls=trusting), server, scheme="https"), 262144) == data
 
 
 def test_a_tick_under_tls_leaves_the_connection_usable(
