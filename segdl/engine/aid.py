@@ -33,14 +33,14 @@ class Assist:
 
 
 class Aid:
-    """The connections at work, by worker. Not thread-safe."""
+    """The connections at work, by worker. Not thread-safe, but for a worker's own `landed`."""
 
     def __init__(self, schedule: Schedule, tasks: Mapping[int, Task]) -> None:
         self.busy: dict[int, Fetch] = {}  # worker: what it fetches, or helps with
+        self.landed: Counter[int] = Counter()  # worker: its bytes from the network in this run
         self._schedule = schedule
         self._tasks = tasks
         self._flows = Flows()
-        self._landed: Counter[int] = Counter()  # bytes
         self._since: dict[int, tuple[float, int]] = {}  # when work began, and bytes then
         self._windows: dict[int, Part] = {}  # that the bytes go into
         self._lagging: set[int] = set()  # workers whose connection is given up
@@ -54,20 +54,17 @@ class Aid:
         self.busy[worker] = work
         self._lagging.discard(worker)
         if self._schedule.mirrored:
-            self._since[worker] = time.monotonic(), self._landed[worker]
+            self._since[worker] = time.monotonic(), self.landed[worker]
 
     def streaming(self, worker: int, window: Part) -> None:
         """A worker's bytes go into `window` from now on."""
         self._windows[worker] = window
 
-    def landed(self, worker: int, count: int) -> None:
-        self._landed[worker] += count
-
     def end(self, worker: int) -> None:
         """A worker's work is over."""
         work, since = self.busy.pop(worker, None), self._since.pop(worker, None)
         if work is not None and since is not None:
-            now, count = time.monotonic(), self._landed[worker] - since[1]
+            now, count = time.monotonic(), self.landed[worker] - since[1]
             self._schedule.measured(work.host, now, count, now - since[0])
         self._windows.pop(worker, None)
 
@@ -129,7 +126,7 @@ class Aid:
 
     def look(self, now: float) -> None:
         """Judge the connections at work by what has landed."""
-        landed = {worker: self._landed[worker] for worker in self.busy}
+        landed = {worker: self.landed[worker] for worker in self.busy}
         self._lagging.update(self._flows.look(now, landed))
 
     def lags(self, worker: int) -> bool:

@@ -80,7 +80,6 @@ class Desk:
         """`targets` are the order's; their numbers are those of the schedule's jobs."""
         self.targets = list(targets)
         self.tasks: dict[int, Task] = {}  # under way, paused, or failed with work done
-        self.landed = 0  # bytes from the network in this run
         self.stopped: ExitCode | None = None
         self.crash: BaseException | None = None
         self._make_task = make_task
@@ -220,6 +219,11 @@ class Desk:
     # -- while they are at it ----------------------------------------------------------------------
 
     @property
+    def landed(self) -> int:
+        """Bytes from the network in this run."""
+        return sum(list(self._aid.landed.values()))  # copied at once: workers go on counting
+
+    @property
     def allowed(self) -> int:
         """How many workers may be at work now."""
         return self._fixed or self._crowd.allowed
@@ -233,7 +237,7 @@ class Desk:
         last. Called now and then."""
         with self._change:
             now, before = time.monotonic(), self.allowed
-            worked = sum(self._worked.values())
+            worked = sum(list(self._worked.values()))  # copied, as above
             if self._crowd.look(now, self.landed, len(self.busy), worked) > before:
                 self._change.notify_all()
             if not self._is_limited():  # else segdl itself holds them back
@@ -256,12 +260,16 @@ class Desk:
             self._aid.streaming(worker, window)
 
     def landed_more(self, worker: int, count: int) -> float:
-        """Bytes came; the seconds to hold back for, by the rate limit."""
+        """Bytes came; the seconds to hold back for, by the rate limit.
+
+        Without a limit it takes no lock: each worker counts under its own number.
+        """
+        self._aid.landed[worker] += count
+        self._worked[worker] = time.thread_time()
+        rate = self._limit.at(datetime.now().time())
+        if rate is None:
+            return 0.0
         with self._change:
-            self.landed += count
-            self._aid.landed(worker, count)
-            self._worked[worker] = time.thread_time()
-            rate = self._limit.at(datetime.now().time())
             return self._bucket.take(time.monotonic(), count, rate)
 
     def rest(self, seconds: float) -> None:
@@ -373,8 +381,7 @@ class Desk:
         pairs = [(work, done) for work, done in told.items() if done is not None]
         kept = attempted(self._delivery.keep, [done.receipt for _, done in pairs])
         with self._change:
-            self.landed += reply.landed
-            self._aid.landed(worker, reply.landed)
+            self._aid.landed[worker] += reply.landed
             self._worked[worker] = time.thread_time()
             self._worked[~worker] = max(self._worked.get(~worker, 0.0), reply.worked)
             for work in errand.works:
