@@ -20,23 +20,10 @@ from segdl.core.errors import (
 )
 from segdl.core.manifest import Pieces, Slice, Target
 from segdl.core.options import MIB
+from segdl.core.outset import Ground, Link, Outset, Present, Sample, Terms
 from segdl.core.plan import Pin
-from segdl.core.preflight import (
-    ExpiringError,
-    Ground,
-    Link,
-    Outset,
-    Preflight,
-    Present,
-    Sample,
-    Source,
-    Terms,
-    question,
-    same_object,
-    size_of,
-    steady,
-    weigh,
-)
+from segdl.core.preflight import ExpiringError, Preflight, Source, steady, weigh
+from segdl.core.prospect import question, same_object, size_of
 from segdl.core.urls import parse_url
 from tests.test_runway import DAY, V4
 

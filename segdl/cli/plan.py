@@ -28,7 +28,9 @@ from segdl.core.options import KIB, parse_size
 
 if TYPE_CHECKING:
     from segdl.core.manifest import Manifest
-    from segdl.core.preflight import Link, Note, Preflight, Prospect
+    from segdl.core.outset import Link
+    from segdl.core.preflight import Note, Preflight
+    from segdl.core.prospect import Prospect
 
 USAGE = "plan MANIFEST [option ...]     (MANIFEST: a file, - or a URL)"
 UNCONCERNED = ("retries", "patience", "progress", "dry-run")  # settings of `get`
@@ -211,7 +213,7 @@ def _problems(found: Preflight) -> Iterator[str]:
 
 
 def _why(error: SegdlError) -> str:
-    from segdl.core.preflight import worded
+    from segdl.core.prospect import worded
 
     return printable(worded(error), 600)
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from segdl.core.errors import DiskError
-from segdl.core.preflight import Ground
+from segdl.core.outset import Ground
 
 _HIDDEN = ".segdl"  # where it is there already, an order's parts lie in it
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

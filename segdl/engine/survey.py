@@ -30,22 +30,11 @@ from segdl.core.errors import (
 )
 from segdl.core.manifest import Manifest, Target
 from segdl.core.options import KIB, MIB, Options
+from segdl.core.outset import Ground, Link, Outset, Present, Sample, Terms
 from segdl.core.pace import FIRST, Bucket
 from segdl.core.plan import segment_size
-from segdl.core.preflight import (
-    Ground,
-    Link,
-    Outset,
-    Preflight,
-    Present,
-    Sample,
-    Terms,
-    question,
-    size_of,
-    steady,
-    to_be_hashed,
-    weigh,
-)
+from segdl.core.preflight import Preflight, steady, weigh
+from segdl.core.prospect import question, size_of, to_be_hashed
 from segdl.core.urls import ShareURL
 from segdl.core.verdict import Ask
 from segdl.edges.lock import require_free
