@@ -21,7 +21,8 @@ from segdl.core.urls import parse_url
 from segdl.edges.lock import Lock
 from segdl.edges.trial import try_out
 from segdl.engine.audit import status
-from segdl.engine.survey import SAMPLED, SILENCES, STRANDS
+from segdl.engine.inquiry import SILENCES
+from segdl.engine.sampling import SAMPLED, STRANDS
 from tests.canary import CANARY
 from tests.commands import Ended, Terminal, running, segdl
 from tests.faults import EVERY_PATH, Fault, FaultServer, faults
