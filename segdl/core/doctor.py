@@ -50,7 +50,8 @@ from segdl.core.dialects import (
     NAME,
 )
 from segdl.core.head import Head, http_date
-from segdl.core.urls import ShareURL, iso_date
+from segdl.core.term import iso_date
+from segdl.core.urls import ShareURL
 
 LONGEST_WAIT = 24 * 3600.0  # seconds: a link that begins later than that is not worth waiting for
 

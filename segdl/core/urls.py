@@ -8,16 +8,15 @@ module that puts it on the wire.
 from __future__ import annotations
 
 import ipaddress
-import json
-import math
 import re
-from datetime import UTC, datetime
 from functools import lru_cache
-from urllib.parse import quote, unquote, unquote_plus, urljoin
+from urllib.parse import quote, unquote, urljoin
 
 from segdl.core.dataclass import dataclass
 from segdl.core.digests import digest
 from segdl.core.secrets import Secret
+from segdl.core.signing import SIGNATURES, flaw, name_of, signed_headers, signs, temporary
+from segdl.core.term import Term, term
 
 LONGEST = 16 * 1024
 _PORTS = {"http": 80, "https": 443}
@@ -92,7 +91,7 @@ class ShareURL:
     def identity(self) -> str:
         """Which object this is, whatever the signature: host, path and the rest of the query."""
         signed = self.presigned
-        kept = [p for p in self.query.split("&") if p and not (signed and _signs(_name(p)))]
+        kept = [p for p in self.query.split("&") if p and not (signed and signs(name_of(p)))]
         return f"{self.netloc}{self.path}" + ("?" + "&".join(sorted(kept)) if kept else "")
 
     @property
@@ -104,16 +103,12 @@ class ShareURL:
     @property
     def presigned(self) -> bool:
         """Whether the query holds a signature."""
-        return any(_name(p) in _SIGNATURES for p in self.query.split("&"))
+        return any(name_of(p) in SIGNATURES for p in self.query.split("&"))
 
     @property
     def signed_headers(self) -> frozenset[str]:
         """The header names that the signature covers, lower case (S3 V4, GCS, OSS V4)."""
-        given = _parameters(self.query)
-        for name in ("x-amz-signedheaders", "x-goog-signedheaders", "x-oss-additional-headers"):
-            if value := given.get(name):
-                return frozenset(value.lower().split(";"))
-        return frozenset()
+        return signed_headers(self.query)
 
     @property
     def ends_at(self) -> float | None:
@@ -128,30 +123,19 @@ class ShareURL:
     @property
     def temporary(self) -> bool:
         """Whether temporary credentials signed it: it dies with them, before its own end."""
-        given = _parameters(self.query)
-        keys = (given.get(name, "") for name in ("x-amz-credential", *_KEYS))
-        return not _TOKENS.isdisjoint(given) or any(k.startswith(("ASIA", "STS.")) for k in keys)
+        return temporary(self.query)
 
     @property
     def flaw(self) -> str | None:
         """What keeps its signature from being whole, by the URL alone; the values are not told."""
-        given = _parameters(self.query)
-        if any(name.startswith("amp;") for name in given):
-            return "it holds `&amp;` where `&` should be"
-        for sign, names in _WHOLE.items():
-            if sign in given and (lacking := [n for n in names if not given.get(n.lower())]):
-                return f"it lacks {' and '.join(lacking)}"
-        signature = given.get("x-amz-signature", "")
-        if given.get("x-amz-algorithm") == "AWS4-HMAC-SHA256" and len(signature) != _HMAC:
-            return f"its signature has {len(signature)} characters, and not {_HMAC}"
-        return None
+        return flaw(self.query)
 
     @property
-    def _term(self) -> _Term:
+    def _term(self) -> Term:
         """URLs that were signed together mostly share theirs: the signature, last, says nothing."""
         common = self._common.query
-        last = _name(common.rpartition("&")[2])
-        return _term(common if last in _SIGNATURES else self.query)
+        last = name_of(common.rpartition("&")[2])
+        return term(common if last in SIGNATURES else self.query)
 
     @property
     def name(self) -> str:
@@ -311,128 +295,10 @@ def _ascii(text: str) -> str:
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
-def _parameters(query: str) -> dict[str, str]:
-    pairs = (p.partition("=") for p in query.split("&"))
-    return {unquote_plus(k).lower(): unquote_plus(v) for k, _, v in pairs}
-
-
 @lru_cache(maxsize=64)  # but for the signature, those of an order are the same
 def _secret(parameter: str) -> Secret | None:
     """What is not to be told of a parameter, if it is anything."""
     name, _, value = parameter.partition("=")
-    if _name(name).endswith("-algorithm"):
+    if name_of(name).endswith("-algorithm"):
         return None
     return Secret.of(unquote(value or name, "latin-1"))  # a byte a character, as answers are read
-
-
-def _name(parameter: str) -> str:
-    return _read_name(parameter.partition("=")[0])
-
-
-@lru_cache(maxsize=64)
-def _read_name(text: str) -> str:
-    return unquote_plus(text).lower()
-
-
-_SIGNATURES = {
-    "x-amz-signature", "x-goog-signature", "x-oss-signature", "signature", "sig", "q-signature",
-}  # fmt: skip
-_TOKENS = {
-    "x-amz-security-token", "x-goog-security-token", "x-oss-security-token", "security-token",
-    "x-cos-security-token", "x-obs-security-token",
-}  # fmt: skip
-_KEYS = {"ossaccesskeyid", "awsaccesskeyid", "accesskeyid", "key-pair-id", "googleaccessid"}
-_HMAC = 64  # hexadecimal digits of the HMAC-SHA256 that signs an S3 URL (V4)
-_V4 = ("Algorithm", "Credential", "Date", "Expires", "SignedHeaders", "Signature")
-_WHOLE = {  # by one parameter, in lower case: what makes a signature whole
-    "x-amz-algorithm": tuple(f"X-Amz-{name}" for name in _V4),
-    "x-goog-algorithm": tuple(f"X-Goog-{name}" for name in _V4),
-    "awsaccesskeyid": ("Expires", "Signature"),
-    "ossaccesskeyid": ("Expires", "Signature"),
-    "googleaccessid": ("Expires", "Signature"),
-    "key-pair-id": ("Signature",),
-    "q-sign-algorithm": ("q-ak", "q-sign-time", "q-key-time", "q-signature"),
-    "sv": ("sig",),
-}
-_SIGNING = _SIGNATURES | _TOKENS | _KEYS | {
-    "expires", "policy", "se", "st", "sp", "sr", "sv", "skoid",
-    "sktid", "skt", "ske", "sks", "skv", "sip", "spr",
-}  # fmt: skip
-_SIGNING_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "q-")
-
-
-def _signs(name: str) -> bool:
-    """Whether a query parameter belongs to the signature, and so changes with every signing."""
-    return name in _SIGNING or name.startswith(_SIGNING_PREFIXES)
-
-
-@dataclass(frozen=True, slots=True)
-class _Term:
-    """From when to when a URL is good, in unix seconds; None where it does not say."""
-
-    begins: float | None = None
-    ends: float | None = None
-
-
-@lru_cache(maxsize=64)
-def _term(query: str) -> _Term:
-    """The term of a URL in every dialect that FIELD_NOTES.md lists."""
-    given = _parameters(query)
-    for brand in ("x-amz-", "x-goog-", "x-oss-"):
-        start, seconds = _basic_date(given.get(brand + "date")), given.get(brand + "expires", "")
-        if start is not None and seconds.isdecimal():
-            return _Term(start, start + int(seconds[:10]))
-    if not _KEYS.isdisjoint(given) and given.get("expires", "").isdecimal():
-        return _Term(ends=float(given["expires"][:12]))
-    if "x-oss-date" not in given and given.get("x-oss-expires", "").isdecimal():
-        return _Term(ends=float(given["x-oss-expires"][:12]))
-    cos_start, _, cos_end = given.get("q-sign-time", "").partition(";")
-    if cos_end.isdecimal():
-        start = float(cos_start[:12]) if cos_start.isdecimal() else None
-        return _Term(start, float(cos_end[:12]))
-    if "sig" in given and "se" in given:
-        return _azure_term(given)
-    return _policy_term(given["policy"]) if "policy" in given else _Term()
-
-
-def _azure_term(given: dict[str, str]) -> _Term:
-    """A SAS is good no longer than the user's key that signed it, where one did (`skt`, `ske`)."""
-    starts = [t for name in ("st", "skt") if (t := iso_date(given.get(name))) is not None]
-    ends = [t for name in ("se", "ske") if (t := iso_date(given.get(name))) is not None]
-    return _Term(max(starts, default=None), min(ends, default=None))
-
-
-_BASIC_DATE = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
-
-
-def _basic_date(text: str | None) -> float | None:
-    return iso_date(text) if _BASIC_DATE.fullmatch(text or "") else None
-
-
-def iso_date(text: str | None) -> float | None:
-    """Unix seconds of an ISO 8601 date, in UTC where it does not say; None if it is none."""
-    try:
-        when = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-
-
-def _policy_term(policy: str) -> _Term:
-    """CloudFront's policy: base64 with `-_~` for `+=/`, JSON within."""
-    import base64
-
-    try:
-        text = base64.b64decode(policy.translate(str.maketrans("-_~", "+=/")))
-        condition = json.loads(text)["Statement"][0]["Condition"]
-        return _Term(_moment(condition, "DateGreaterThan"), _moment(condition, "DateLessThan"))
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return _Term()
-
-
-def _moment(condition: dict[str, dict[str, float]], bound: str) -> float | None:
-    try:
-        moment = float(condition[bound]["AWS:EpochTime"])
-    except (ValueError, LookupError, TypeError, OverflowError):
-        return None
-    return moment if math.isfinite(moment) else None
