@@ -141,11 +141,11 @@ class Outcomes:
                 for segment in brought:
                     self._schedule.lost(job, segment)
                 return
-            if task.condemned > len(task.urls) or not self._schedule.condemn(job):
+            if task.pinning.condemned > len(task.urls) or not self._schedule.condemn(job):
                 self._schedule.over(job)
                 self._fail(job, error)
                 return
-            task.condemned += 1
+            task.pinning.condemned += 1
             self._restart(job, 0.0)
 
     def _leave_out(self, work: Fetch, host: str, error: SegdlError) -> None:
@@ -198,7 +198,7 @@ class Outcomes:
         """Go on with a target that failed."""
         del self.failures[job]
         if (task := self._tasks.get(job)) is not None:
-            task.over, task.condemned = False, 0
+            task.over, task.pinning.condemned = False, 0
         self._schedule.reopen(job)
 
     def refresh(self, manifest: Manifest) -> Renewed:

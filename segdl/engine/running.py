@@ -115,7 +115,7 @@ class _Runner:
         if self._delivery.in_the_way(task.target):
             raise MisansweredError("something is in the way")
         at, began = time.time(), time.monotonic()
-        answer = self._connection.open(url, task.ask(0, size, 0))
+        answer = self._connection.open(url, task.pinning.ask(0, size, 0))
         try:
             span, spent = (0, size), time.monotonic() - began
             name, heard = task.target.path, self._connection.heard

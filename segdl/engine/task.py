@@ -23,11 +23,12 @@ from segdl.core.digests import RECORD, hasher
 from segdl.core.errors import DigestError, SizeError
 from segdl.core.manifest import Target
 from segdl.core.options import KIB
+from segdl.core.pinning import Pinning
 from segdl.core.plan import DEFAULT_SEGMENT, Layout, Pin, Place, Record, aligned, fits
 from segdl.core.proof import Proof
 from segdl.core.report import Receipt
 from segdl.core.urls import ShareURL
-from segdl.core.verdict import Accepted, Ask
+from segdl.core.verdict import Accepted
 from segdl.edges import merge
 from segdl.edges.index import Contents, Heading, Index, NoIndex
 from segdl.edges.parts import Part, open_window
@@ -55,9 +56,8 @@ class Task:
     def __init__(self, target: Target, workspace: Workspace, segment_size: int | None) -> None:
         """`segment_size` is None where the object's ETag may choose it."""
         self.target = target
-        self.urls = target.urls
+        self.pinning = Pinning(target)
         self.layout = Layout(target.size, segment_size or DEFAULT_SEGMENT)
-        self.pin: Pin | None = None
         self.epoch = 0
         self.over = False
         self.unseen = False  # something was on disk before this run, and is not looked at yet
@@ -65,10 +65,6 @@ class Task:
         self.ranged = False  # a range was honoured in this run
         self.whole = False  # the server ignores ranges
         self.offer: Receipt | None = None  # of what is there, and is the same object, perhaps
-        self.condemned = 0  # times that all of it was fetched, and its digest was wrong
-        self._proven: set[int] = set()  # mirrors that have given bytes in this run
-        self._pinned_by: int | None = None  # the mirror whose answer made the pin, if it is known
-        self._own: dict[int, Pin] = {}  # pins of mirrors with another ETag, settled by a digest
         self.offered = False  # some of it may be elsewhere on disk
         self.brought = 0  # bytes that came by another way, in this run
         self._trial: set[int] = set()  # segments of them that no digest of their own has proved
@@ -92,6 +88,16 @@ class Task:
     def proof(self) -> Proof:
         return Proof(self.target, self.layout, self.pin)
 
+    @property
+    def pin(self) -> Pin | None:
+        """Of the object, once an answer or an index has told it."""
+        return self.pinning.pin
+
+    @property
+    def urls(self) -> tuple[ShareURL, ...]:
+        """One for each mirror."""
+        return self.pinning.urls
+
     # -- what is known ---------------------------------------------------------------------------
 
     def adopt(self, contents: Contents) -> None:
@@ -101,15 +107,15 @@ class Task:
             self.epoch = contents.unused
             return
         self.layout = Layout(heading.size, heading.segment_size)
-        self.pin, self.epoch = heading.pin, heading.epoch
-        self._find_pinned(heading.object)
+        self.epoch = heading.epoch
+        self.pinning.go_on(heading.pin, heading.object)
         held: dict[int, Record] = {}
         begun: dict[int, Record] = {}
         for number, record in contents.records.items():
             if fits(self.layout, record):
                 complete = record.covers(self.layout.segment(number))
                 (held if complete else begun)[number] = record
-        unproved = self._pinned_by is None and not self.target.provable
+        unproved = not (self.pinning.is_known or self.target.provable)
         if unproved and held and len(held) == self.layout.count:
             del held[max(held)]  # of another link's object: one answer has to say that it is this
         tails = (record for record in contents.live_tails() if fits(self.layout, record))
@@ -121,67 +127,10 @@ class Task:
         with self._lock:
             return self.front.bytes() + self._windows.bytes()
 
-    def _find_pinned(self, name: str) -> None:
-        names = [url.object_name for url in self.urls]
-        self._pinned_by = names.index(name) if name in names else None
-
     def relink(self, urls: tuple[ShareURL, ...]) -> bool:
         """Take fresh links. False if nothing says that they are of the object that is held."""
         with self._lock:
-            name, self.urls = self.object_name, urls
-            self._find_pinned(name)
-            self._proven.clear()
-            self._own.clear()
-            same = self._pinned_by is not None
-            return same or self.pin is None or self.pin.etag is not None
-
-    @property
-    def object_name(self) -> str:
-        """Which object the pin is of."""
-        return self.urls[self._pinned_by or 0].object_name
-
-    def ask(self, start: int, stop: int, mirror: int) -> Ask:
-        """The question for bytes [start, stop) of the target, in the object's own offsets."""
-        return Ask(
-            start=start + self.offset,
-            stop=stop + self.offset,
-            pin=self._pin_for(mirror),
-            size=None if self.target.slice else self.target.size,
-            name=self.target.path,
-            url=self.urls[mirror % len(self.urls)],
-            proven=mirror in self._proven,
-            foreign=self._is_foreign(mirror),
-        )
-
-    def ask_for_offer(self, offer: Receipt, mirror: int) -> Ask:
-        """The question whether what is there is the object: for its first byte."""
-        total = None if self.target.slice else offer.size
-        return replace(self.ask(0, 1, mirror), pin=Pin(total, offer.etag))
-
-    def _is_foreign(self, mirror: int) -> bool:
-        return self.pin is not None and len(self.urls) > 1 and mirror != self._pinned_by
-
-    def _pin_for(self, mirror: int) -> Pin | None:
-        """What a mirror's answers must agree with.
-
-        The same bytes have other ETags in other stores. Where a digest will tell whether they are
-        the same, another mirror may have an ETag of its own, which then holds for it; until it was
-        wrong once.
-        """
-        if (own := self._own.get(mirror)) is not None:
-            return own
-        if self.pin is None or not self._is_foreign(mirror):
-            return self.pin
-        if self.condemned or not self.target.provable:
-            return self.pin
-        return replace(self.pin, etag=None, modified=None, by_digest=True)
-
-    def answered(self, mirror: int, accepted: Accepted) -> None:
-        """A mirror's URL has given what was asked for."""
-        self._proven.add(mirror)
-        if accepted.pin.by_digest and self.pin is not None and mirror not in self._own:
-            by_digest = accepted.pin.etag is None
-            self._own[mirror] = replace(accepted.pin, by_digest=by_digest)
+            return self.pinning.relink(urls)
 
     # -- files -------------------------------------------------------------------------------------
 
@@ -276,8 +225,8 @@ class Task:
             segment_size = self.layout.segment_size
             if self._alignable and size:
                 segment_size = aligned(size, accepted.pin.etag)
-            self.layout, self.pin = Layout(size, segment_size), accepted.pin
-            self._pinned_by = mirror
+            self.layout = Layout(size, segment_size)
+            self.pinning.admit(accepted.pin, mirror)
             self.whole = accepted.whole
             self.front = self._new_front({})
             self._tell_index()
@@ -300,17 +249,12 @@ class Task:
             path=self.target.path,
             size=self.layout.size,
             segment_size=self.layout.segment_size,
-            object=self.object_name,
+            object=self.pinning.object_name,
             pin=self.pin,
             epoch=self.epoch,
-            offset=self.offset,
+            offset=self.pinning.offset,
         )
         files.index.pin(heading)
-
-    @property
-    def offset(self) -> int:
-        """Where in the object the target begins."""
-        return self.target.slice.offset if self.target.slice else 0
 
     def learn_end(self, size: int) -> None:
         """A body of unknown length ended properly: that is the size. Raises SizeError, OSError."""
@@ -328,8 +272,7 @@ class Task:
         """Forget what is held: the object is another one now. Raises OSError."""
         with self._lock:
             self.epoch += 1
-            self.pin = self._pinned_by = None
-            self._own.clear()
+            self.pinning.let_go()
             self._trial.clear()
             self.brought = 0
             self.layout = Layout(self.target.size, self.layout.segment_size)
@@ -405,7 +348,7 @@ class Task:
             self.proof.check_size(layout.size)
         with self._lock:
             if self.pin is None:
-                self.layout, self.pin = layout, pin
+                self.layout, self.pinning.pin = layout, pin
                 self.front = self._new_front({})
                 self._tell_index()
 

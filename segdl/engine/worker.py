@@ -193,7 +193,7 @@ class Worker(threading.Thread):
 
     def _is_there(self, task: Task, work: Fetch, offer: Receipt) -> bool:
         """Whether what was delivered from another place is this object, by its server's word."""
-        ask = task.ask_for_offer(offer, work.mirror)
+        ask = task.pinning.ask_for_offer(offer, work.mirror)
         try:
             self._ask(task, work, self._url(task, work), ask).close()
         except (StaleError, SizeError, MisansweredError):
@@ -222,7 +222,7 @@ class Worker(threading.Thread):
         """An accepted answer whose next byte is the part's next: the one kept, or a new one."""
         segment = part.segment if part else task.layout.segment(work.segment)
         at, stop = (part.reached, part.limit) if part else (segment.start, segment.stop)
-        if (answer := self._take_kept(task, work, at + task.offset)) is not None:
+        if (answer := self._take_kept(task, work, at + task.pinning.offset)) is not None:
             self._answered(task, work, answer)
             return answer
         answer = self._open(task, work, self._url(task, work), at, stop)
@@ -232,7 +232,8 @@ class Worker(threading.Thread):
         return answer
 
     def _open(self, task: Task, work: Fetch, url: ShareURL, start: int, stop: int) -> Answer:
-        return self._ask(task, work, url, task.ask(start, max(stop, start + 1), work.mirror))
+        ask = task.pinning.ask(start, max(stop, start + 1), work.mirror)
+        return self._ask(task, work, url, ask)
 
     def _ask(self, task: Task, work: Fetch, url: ShareURL, ask: Ask) -> Answer:
         if self._interrupted():
@@ -265,7 +266,7 @@ class Worker(threading.Thread):
         return outcome
 
     def _answered(self, task: Task, work: Fetch, answer: Answer) -> None:
-        task.answered(work.mirror, answer.accepted)
+        task.pinning.answered(work.mirror, answer.accepted)
         self._desk.answered(self._number, work, answer.accepted.quota)
 
     def _reconsidered(self, task: Task, error: SegdlError) -> SegdlError:
