@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 from segdl.core.manifest import Target
 from segdl.core.options import KIB, MIB
-from segdl.engine.errand import MOST
 
 # Bytes a connection that a crash may cost: of segments under way, which a worker has not recorded
 # and the kernel not handed over, and of drafts that are not delivered.
 MOST_LOST, MOST_UNRECORDED = 896 * KIB, 768 * KIB
-MOST_OPEN = MOST  # drafts a connection that are not delivered: each keeps a file open
+MOST_OPEN = 16  # drafts a connection that are not delivered: each keeps a file open
 
 
 class Stakes:

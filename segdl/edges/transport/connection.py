@@ -277,9 +277,11 @@ class Connection:
 
         way = (proxy, self._at_home)
         if way not in self._proxied:
-            learn, own = self._blotter.learn, self._at_home
+            tls, own = self._reach.tls, self._at_home
             try:
-                self._proxied[way] = Proxied(proxy, self._reach, learn, own=own)
+                self._proxied[way] = Proxied(
+                    proxy, tls(own=own), lambda: tls(own=False), self._blotter.learn
+                )
             except UsageError as error:
                 raise UnreachableError(error.message) from None
         return self._proxied[way]

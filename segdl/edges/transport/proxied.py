@@ -26,7 +26,6 @@ from segdl.edges.transport.faults import (
     TimedOut,
     TLSRejected,
 )
-from segdl.edges.transport.reach import Reach
 from segdl.edges.transport.wire import RawHeaders, Reply
 
 _CONNECT = 5.0  # seconds
@@ -39,23 +38,22 @@ class Proxied:
     def __init__(
         self,
         proxy: str,
-        reach: Reach,
+        servers: ssl.SSLContext,
+        itself: Callable[[], ssl.SSLContext],
         learn: Callable[[Iterable[str]], None],
-        *,
-        own: bool,
     ) -> None:
-        """Only with `own` servers are shown the client certificate; `learn` hears of the proxy's
-        password. Raises UsageError for what cannot be used."""
+        """`servers` is the trust in those behind it, `itself` in a proxy that speaks TLS; `learn`
+        hears of the proxy's password. Raises UsageError for what cannot be used."""
         url = check_proxy(proxy)
         self.address = url.netloc.decode("ascii").rpartition("@")[2]
         # Without a context of ours httpcore trusts certifi here, and refuses one for plain http.
-        inner = reach.tls(own=False) if url.scheme == "https" else None
+        inner = itself() if url.scheme == "https" else None
         reached = httpx.Proxy(url, ssl_context=inner)
         learn(_secrets(reached))
         logging.getLogger("httpcore").setLevel(logging.INFO)  # below it tells passwords, queries
         self._response: httpx.Response | None = None
         self._transport = httpx.HTTPTransport(
-            verify=reach.tls(own=own),
+            verify=servers,
             proxy=reached,
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
         )
