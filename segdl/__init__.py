@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from segdl.core.manifest import Manifest, Target
     from segdl.core.options import Options
     from segdl.core.report import Failure, Grade, OrderError, Receipt, Report
-    from segdl.engine import download, load
+    from segdl.engine import download
     from segdl.engine.control import Control
+    from segdl.engine.loading import load
 
 _HOMES = {
     "segdl.core.errors": (
@@ -56,8 +57,9 @@ _HOMES = {
     "segdl.core.manifest": ("Manifest", "Target"),
     "segdl.core.options": ("Options",),
     "segdl.core.report": ("Failure", "Grade", "OrderError", "Receipt", "Report"),
-    "segdl.engine": ("download", "load"),
+    "segdl.engine": ("download",),
     "segdl.engine.control": ("Control",),
+    "segdl.engine.loading": ("load",),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import sys
 import tomllib
@@ -95,6 +96,15 @@ def test_edges_never_import_each_other(path: Path) -> None:
     for imported in imports(path):
         if within(imported, "segdl.edges") and imported != "segdl.edges":
             assert edge_room(imported.removeprefix("segdl.")) == edge_room(module), imported
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Not even for types. (`from package import module` imports the module.)"""
+    modules = {f"segdl.{name_of(path)}".rstrip("."): path for path in MODULES}
+    graph = {name: set(imports(path)) & modules.keys() for name, path in modules.items()}
+    for name, inner in graph.items():
+        inner -= {name, *[module.rpartition(".")[0] for module in inner]}
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

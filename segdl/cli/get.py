@@ -56,7 +56,7 @@ def read_arguments(parser: Parser, arguments: list[str]) -> tuple[str, Settings]
 
 def read_order(source: str, settings: Settings, data: bytes | None = None) -> tuple[Manifest, Path]:
     """The manifest, and where its files go. Raises ManifestError, UsageError."""
-    from segdl.engine import parse, read
+    from segdl.engine.loading import parse, read
 
     order = parse(read(source) if data is None else data, source, settings.options)
     globs = settings.options.select
@@ -92,7 +92,7 @@ def tell(report: Report, source: str, output: Path, settings: Settings) -> None:
 def _rehearse(order: Manifest, output: Path, settings: Settings) -> int:
     """Say what would be done, from the manifest and the disk alone."""
     from segdl.core.runway import last_end
-    from segdl.engine import chosen
+    from segdl.core.selection import chosen
     from segdl.engine.audit import State, rehearse
 
     targets = chosen(order, settings.options)

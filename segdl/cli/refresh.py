@@ -24,7 +24,7 @@ def run(arguments: list[str], signals: Signals) -> int:
     parser = Parser("refresh", USAGE, "refresh order2.yaml -o out", NOTE)
     source, settings = read_arguments(parser, arguments)
 
-    from segdl.engine import read
+    from segdl.engine.loading import read
     from segdl.service.control_socket import Refused
     from segdl.service.steering import hand_over
 

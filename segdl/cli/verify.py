@@ -35,7 +35,7 @@ def run(arguments: list[str], signals: Signals) -> int:
                         help="let the manifest use this variable (repeatable)")  # fmt: skip
     given = parser.parse(arguments)
 
-    from segdl.engine import load
+    from segdl.engine.loading import load
 
     options = Options(allow_env=tuple(given.allow_env))
     manifest = load(given.manifest, options) if given.manifest else None

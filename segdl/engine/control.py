@@ -86,7 +86,7 @@ class Control:
 
         `manifest` is what `download` takes. Raises ManifestError for one that is not valid.
         """
-        from segdl.engine import load
+        from segdl.engine.loading import load
 
         renewed = self.renew(
             load(manifest) if isinstance(manifest, str | os.PathLike) else manifest

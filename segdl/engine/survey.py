@@ -23,10 +23,10 @@ from segdl.core.outset import Ground, Outset, Present, Terms
 from segdl.core.pace import FIRST
 from segdl.core.plan import segment_size
 from segdl.core.preflight import Preflight, weigh
+from segdl.core.selection import chosen
 from segdl.edges.lock import require_free
 from segdl.edges.trial import try_out
 from segdl.edges.workspace import Depot, is_file, work_name
-from segdl.engine import chosen
 from segdl.engine.audit import State, held_of, rehearse
 from segdl.engine.crew import Ticker, crew
 from segdl.engine.front import MOST_COPIED

@@ -19,8 +19,8 @@ from segdl.core.manifest import Manifest, Target
 from segdl.core.options import Options
 from segdl.core.plan import DEFAULT_SEGMENT, Layout, Segment
 from segdl.core.report import Receipt
+from segdl.core.selection import chosen
 from segdl.edges.workspace import Depot, is_file
-from segdl.engine import chosen
 from segdl.engine.audit import Wanted, answers, depot, entries, receipts_in
 from segdl.engine.delivery import asked_for
 
