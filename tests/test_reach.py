@@ -17,7 +17,9 @@ import pytest
 import trustme
 
 from segdl.core.errors import ExitCode, UsageError
+from segdl.core.urls import parse_url
 from segdl.edges.transport import Reach, trust
+from segdl.edges.transport.reach import system_proxy
 from segdl.edges.transport.wire.dial import HEAD_START, Address, first_to_answer
 from segdl.edges.transport.wire.patience import Patience
 from tests.canary import CANARY
@@ -216,9 +218,46 @@ def test_a_proxy_of_the_environment(
     assert len(proxy.heads) == len(case.server.requests)
 
 
-def test_no_proxy_for_hosts_that_need_none(case: Case, proxy: Proxy, proxied: RawServer) -> None:
+def test_a_proxy_of_the_environment_without_a_scheme(
+    case: Case, proxy: Proxy, proxied: RawServer
+) -> None:
     case.put(DATA)
-    ended = get(case, http_proxy=address(proxied), no_proxy="127.0.0.1")
+    ended = get(case, http_proxy=address(proxied).removeprefix("http://"))
+    assert ended.returncode == 0, ended.stderr
+    assert len(proxy.heads) == len(case.server.requests)
+
+
+@pytest.mark.parametrize("named", ["ftp://a", "http://127.0.0.1:99999"])
+def test_a_proxy_of_the_environment_that_cannot_be_one(case: Case, named: str) -> None:
+    case.put(DATA)
+    ended = get(case, http_proxy=named)
+    assert ended.returncode == 7
+    assert "the proxy of the environment cannot be used: the proxy's URL" in ended.stderr
+
+
+def test_which_hosts_need_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name, with a port, and by network, as curl and others have it."""
+    direct = {
+        "127.0.0.1": True, "127.0.0.1:9000": True, "127.0.0.1:9001": False, "127.0.0.0/8": True,
+        "10.0.0.0/8, 127.0.0.1/16": True, "10.0.0.0/8": False, "::1/128": False, "*": True,
+        "nonsense/8,/,127.0.0.0/99": False, "": False,
+    }  # fmt: skip
+    url = parse_url("http://127.0.0.1:9000/a")
+    for exempt, expected in direct.items():
+        monkeypatch.setenv("no_proxy", exempt)
+        found = system_proxy(url, {"http": "http://a", "no": exempt})
+        assert (found is None) == expected, exempt
+    monkeypatch.setenv("no_proxy", "fd00::/8")
+    assert system_proxy(parse_url("http://[fd00::1]/a"), {"all": "a", "no": "fd00::/8"}) is None
+    assert system_proxy(parse_url("http://h/a"), {"all": "a", "no": "fd00::/8"}) == "http://a"
+
+
+@pytest.mark.parametrize("exempt", ["127.0.0.1", "127.0.0.0/8"])
+def test_no_proxy_for_hosts_that_need_none(
+    case: Case, proxy: Proxy, proxied: RawServer, exempt: str
+) -> None:
+    case.put(DATA)
+    ended = get(case, http_proxy=address(proxied), no_proxy=exempt)
     assert ended.returncode == 0, ended.stderr
     assert not proxy.heads and case.server.requests
 
@@ -358,7 +397,12 @@ def test_n03_a_socks_proxy_that_never_answers(case: Case, monkeypatch: pytest.Mo
 
 
 def test_a_proxy_that_cannot_be_one() -> None:
-    for proxy in ("ftp://a", f"http://user:{CANARY}@[::1", "http://\0"):
+    for proxy in (
+        "ftp://a",
+        f"http://user:{CANARY}@a:99999",
+        f"http://user:{CANARY}@[::1",
+        "http://\0",
+    ):
         with pytest.raises(UsageError) as refused:
             Reach(timeout=1.0, proxy=proxy).check()
         assert CANARY not in str(refused.value)

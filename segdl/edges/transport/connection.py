@@ -283,7 +283,10 @@ class Connection:
                     proxy, tls(own=own), lambda: tls(own=False), self._blotter.learn
                 )
             except UsageError as error:
-                raise UnreachableError(error.message) from None
+                # One that was given by name was checked before the run began.
+                raise UnreachableError(
+                    f"the proxy of the environment cannot be used: {error.message}"
+                ) from None
         return self._proxied[way]
 
     def abort(self) -> None:

@@ -98,6 +98,8 @@ def check_proxy(proxy: str) -> httpx.URL:
         url = httpx.URL(proxy)
     except httpx.InvalidURL:
         raise UsageError("the proxy's URL cannot be read") from None
+    if url.port is not None and not 0 < url.port < 65536:
+        raise UsageError("the proxy's URL has a port that none can have: expected 1 to 65535")
     if url.scheme not in ("http", "https", "socks5", "socks5h"):
         raise UsageError("the proxy's URL begins with none of http, https, socks5 and socks5h")
     if url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import field
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from segdl.core.urls import ShareURL
 
 if TYPE_CHECKING:
     import ssl
+    from ipaddress import IPv4Network, IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,35 @@ def system_proxies() -> Mapping[str, str]:
 
 
 def system_proxy(url: ShareURL, proxies: Mapping[str, str]) -> str | None:
-    """The one of `system_proxies` for a URL."""
-    if not proxies:
+    """The one of `system_proxies` for a URL; http where it names no scheme, as curl has it."""
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy or _needs_none(url, proxies.get("no", "")):
         return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _needs_none(url: ShareURL, exempt: str) -> bool:
+    """Whether `no_proxy` names the host, by itself, with the port, or as of a network."""
     import urllib.request
 
-    if urllib.request.proxy_bypass(url.host):
-        return None
-    return proxies.get(url.scheme) or proxies.get("all")
+    names = (url.host, f"{url.host}:{url.port}")
+    return any(map(urllib.request.proxy_bypass, names)) or _in_networks(url.host, exempt)
+
+
+def _in_networks(host: str, exempt: str) -> bool:
+    """Whether a host is an address in one of the networks, such as 10.0.0.0/8, as curl has it."""
+    import ipaddress
+
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        return any(address in network for network in _networks(exempt))
+    return False
+
+
+def _networks(exempt: str) -> Iterator[IPv4Network | IPv6Network]:
+    import ipaddress
+
+    for name in exempt.split(","):
+        if "/" in name:
+            with suppress(ValueError):
+                yield ipaddress.ip_network(name.strip(), strict=False)
