@@ -161,6 +161,19 @@ def test_which_file_is_read(tmp_path: Path) -> None:
     assert settings("--config", str(another), SEGDL_CONFIG=str(other)).options.retries == 5
 
 
+def test_a_home_that_cannot_be_entered_holds_no_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `sudo -u`, which leaves HOME as it was."""
+    monkeypatch.setenv("HOME", str(write(tmp_path / "a file", "")))
+    assert settings() == Settings()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / ".config/segdl/segdl.toml"
+    file.mkdir(parents=True)
+    assert refusal() == f"{file}: cannot be read (Is a directory)"
+    assert refusal("--config", "a file/x").endswith(": cannot be read (Not a directory)")
+
+
 def test_a_file_that_was_named_must_be_there() -> None:
     assert refusal("--config", "gone.toml") == "gone.toml: there is no such file"
     assert refusal(SEGDL_CONFIG="gone.toml") == "gone.toml: there is no such file"

@@ -247,7 +247,8 @@ def from_file(path: Path, faults: list[str], *, wanted: bool) -> Source:
             faults.append(f"{path}: there is no such file")
         return Source(str, {})
     except OSError as error:
-        faults.append(f"{path}: cannot be read ({error.strerror})")
+        if wanted or os.path.lexists(path):  # else it is somebody else's home, or none
+            faults.append(f"{path}: cannot be read ({error.strerror})")
         return Source(str, {})
     except (ValueError, RecursionError) as error:
         faults.append(f"{path}: is not a valid TOML file: {error}")
