@@ -484,6 +484,35 @@ def test_what_nobody_expected(
     assert "https://host/key?..." in err or debug != "1"
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+def test_a_machine_that_gives_no_more(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(name: str) -> object:
+        raise error
+
+    monkeypatch.setattr(shell, "import_module", failing)
+    assert shell.run(["status"]) == 5
+    err = capsys.readouterr().err
+    assert err.startswith("segdl: this machine gives no more memory, or no more threads: free some")
+
+
+def test_too_little_memory_for_an_order(case: Case) -> None:
+    case.put(SLOW)
+    case.manifest()
+    little = (
+        "import resource\n"
+        "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (size + 2**26, size + 2**26))"
+    )
+    with running("order.json", "-o", "out", cwd=case.folder, prepare=little) as child:
+        _, err = child.process.communicate(timeout=30)
+    check_output(err)
+    assert child.process.returncode == 5
+    assert "segdl: this machine gives no more memory, or no more threads" in err
+    assert not (case.folder / "out" / PATH).exists()
+
+
 def test_a_disk_that_fails_a_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -653,6 +682,49 @@ def test_status_to_a_reader_that_leaves(case: Case) -> None:
         assert child.process.stdout is not None and child.process.stderr is not None
         child.process.stdout.close()
         assert (child.process.stderr.read(), child.process.wait()) == ("", 0)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("status", "out"), 5),
+        (("status", "out", "--json"), 5),
+        (("verify", "out"), 5),
+        (("plan", "order.json", "-o", "out"), 5),
+        (("get", "order.json", "-o", "out"), 0),  # its result are the files
+        (("--version",), 1),
+    ],
+)
+def test_a_result_that_the_disk_does_not_take(
+    words: tuple[str, ...], code: int, unbuffered: str, case: Case
+) -> None:
+    """An empty `status.json` and exit code 0 would be believed."""
+    case.put(DATA)
+    assert get(case).returncode == 0
+    env = {"PYTHONUNBUFFERED": unbuffered}
+    with (
+        Path("/dev/full").open("wb") as full,
+        running(*words, cwd=case.folder, env=env, stdout=full) as child,
+    ):
+        assert child.process.stderr is not None
+        err = child.process.stderr.read()
+        assert child.process.wait(timeout=30) == code
+    check_output(err)
+    told = "segdl: the disk takes no more (No space left on device): free some room and run again"
+    assert (told in err) == (code == 5)
+
+
+def test_an_output_whose_name_is_no_text(case: Case) -> None:
+    case.put(DATA)
+    case.manifest()
+    output = os.fsdecode(b"o\xff")
+    for words in (("plan", "order.json", "-o", output), ("order.json", "-o", output)):
+        ended = segdl(*words, cwd=case.folder)
+        assert (ended.returncode, "locale" in ended.stderr) == (0, False), ended.stderr
+        assert "o\\udcff" in ended.stdout
+    for name in ("status", "verify"):
+        assert segdl(name, output, cwd=case.folder).returncode == 0
 
 
 def test_names_that_the_terminal_cannot_show(case: Case) -> None:

@@ -32,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     if arguments[:1] in (["--version"], ["-V"]):
-        print(f"segdl {VERSION}")
+        try:
+            print(f"segdl {VERSION}")
+        except OSError:
+            return 1
         return 0
     from segdl.cli.shell import run
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from segdl.cli.signals import Signals
-from segdl.cli.streams import sheltered
+from segdl.cli.streams import require_written, sheltered
 from segdl.core.complaint import printable
 from segdl.core.errors import DiskError, ExitCode, ManifestError, SegdlError, UsageError, disk_error
 
@@ -31,6 +31,11 @@ example: segdl order.yaml -o out
 `segdl COMMAND --help` shows its options, `segdl --version` the version.
 """
 _NARROW = "this locale cannot write the order's file names: set LC_ALL=C.UTF-8 and run again"
+_SHORT = (
+    "this machine gives no more memory, or no more threads: free some, or raise its limits "
+    "(`ulimit -v`, `ulimit -u`), and run again; all that was fetched is kept"
+)
+_TOLD = {"plan", "status", "verify"}  # whose result is what they print
 _QUERY = re.compile(r"(https?://[^\s?#'\"]*)\?[^\s'\"]*", re.IGNORECASE)
 
 
@@ -67,7 +72,10 @@ def _dispatch(arguments: list[str], signals: Signals) -> int:
         return ExitCode.USAGE
     name, rest = _command(arguments)
     module = cast(Command, import_module(f"segdl.cli.{name}"))
-    return int(module.run(rest, signals))
+    code = int(module.run(rest, signals))
+    if name in _TOLD:
+        require_written()
+    return code
 
 
 def _command(arguments: list[str]) -> tuple[str, list[str]]:
@@ -96,6 +104,8 @@ def _complain(error: SegdlError) -> int:
 
 def _unexpected(error: BaseException) -> int:
     """One sentence; a traceback only where it was asked for, and without any URL's query."""
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        return _complain(DiskError(_SHORT))
     import traceback
 
     if os.environ.get("SEGDL_DEBUG", "0") not in ("", "0"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -9,12 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO, cast
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 
 class Shelter(io.TextIOBase):
     """A text stream whose reader may leave: from then on, what is written goes nowhere."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.full: OSError | None = None  # what was written did not fit
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # typeshed has a plain attribute
@@ -26,15 +30,15 @@ class Shelter(io.TextIOBase):
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
-        except OSError:
-            self._vanish()
+        except OSError as error:
+            self._vanish(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except OSError:
-            self._vanish()
+        except OSError as error:
+            self._vanish(error)
 
     def fileno(self) -> int:
         return self._stream.fileno()
@@ -42,8 +46,10 @@ class Shelter(io.TextIOBase):
     def isatty(self) -> bool:
         return self._stream.isatty()
 
-    def _vanish(self) -> None:
+    def _vanish(self, error: OSError) -> None:
         """Put /dev/null in its place, so that what is still buffered fails nowhere else."""
+        if error.errno in _FULL:
+            self.full = error
         with suppress(OSError):
             null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             os.dup2(null, self._stream.fileno(), inheritable=True)
@@ -63,6 +69,16 @@ def sheltered() -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.stdin, sys.stdout, sys.stderr = before
+
+
+def require_written() -> None:
+    """Raises OSError if the disk that standard output goes to did not take all of it.
+
+    That a reader has left is no error: it has what it wanted.
+    """
+    sys.stdout.flush()
+    if isinstance(sys.stdout, Shelter) and sys.stdout.full is not None:
+        raise sys.stdout.full
 
 
 def _shelter(stream: TextIO | None) -> TextIO:

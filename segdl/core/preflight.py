@@ -234,7 +234,8 @@ def _order_notes(prospects: Sequence[Prospect], ground: Ground | None, root: str
     longest = max((p.path for p in prospects), key=len, default="")
     if len(longest) > _WINDOWS_PATH:
         yield Note(longest, f"has more than {_WINDOWS_PATH} characters: Windows may not open it")
-    whole = max((len(p.path.encode()) for p in prospects), default=0) + len(root.encode()) + 1
+    whole = max((len(p.path.encode()) for p in prospects), default=0) + 1
+    whole += len(root.encode(errors="surrogateescape"))  # a folder's name may be any bytes
     if ground is not None and whole > ground.longest_path:
         yield Note(None, f"a path of {whole} bytes: many programs here open {ground.longest_path}")
 
