@@ -513,6 +513,21 @@ def test_too_little_memory_for_an_order(case: Case) -> None:
     assert not (case.folder / "out" / PATH).exists()
 
 
+def test_the_files_that_may_be_open_are_as_many_as_the_system_allows(case: Case) -> None:
+    """Most systems begin with 1,024, which 256 connections are too many for."""
+    case.put(DATA)
+    case.manifest()
+    few = (
+        "import resource\n"
+        "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (12, hard))"
+    )
+    with running("order.json", "-o", "out", cwd=case.folder, prepare=few) as child:
+        out, _ = child.process.communicate(timeout=30)
+    assert child.process.returncode == 0, out
+    case.check_delivered()
+
+
 def test_a_disk_that_fails_a_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+from contextlib import suppress
 
 from segdl.version import VERSION
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _FEW_COLLECTIONS = 50_000  # new objects before one: nearly all that a start makes stays
+_FILES = 4096  # 256 connections with up to eight open files each, twice over
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         _end_quietly()
         gc.set_threshold(_FEW_COLLECTIONS)
+        _open_more()
         _leave(_run(sys.argv[1:]))
     return _run(list(argv))
 
@@ -51,6 +54,19 @@ def _leave(code: int) -> NoReturn:
         except OSError:  # nobody reads it any more, or the disk that it goes to is full
             code = code or 1
     os._exit(code)
+
+
+def _open_more() -> None:
+    """Let this process open as many files as it may need, where whoever limits it lets it: what
+    most systems begin with is too little for the most connections that can be asked for."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    endless = resource.RLIM_INFINITY
+    wanted = _FILES if hard == endless else min(_FILES, hard)
+    if soft != endless and soft < wanted:
+        with suppress(OSError, ValueError):  # macOS has another limit, below the one it tells
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _end_quietly() -> None:
