@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -575,6 +576,33 @@ def test_a_signal_before_anything_is_fetched(number: signal.Signals, tmp_path: P
         code, seconds, err = child.stop(number)
     assert (code, seconds < 2) == (128 + number, True)
     assert err == "segdl: stopped; all that was fetched is kept\n"
+
+
+@pytest.mark.parametrize("how", ["json", "plain", "none"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_signal_while_nobody_reads_what_is_written(unbuffered: str, how: str, case: Case) -> None:
+    """As under a pager that shows its first page: no write to a pipe that is full comes back."""
+    case.put(SLOW, proof=Proof.DIGEST)
+    case.manifest()
+    source, full = os.pipe()
+    os.set_blocking(full, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(full, bytes(512))
+    os.set_blocking(full, True)
+    words = ("order.json", "-o", "out", "--limit-rate", "1MiB", "--progress", how)
+    env = {"PYTHONUNBUFFERED": unbuffered}
+    with running(*words, cwd=case.folder, env=env, stdout=full, stderr=full) as child:
+        os.close(full)
+        deadline = time.monotonic() + 20
+        begun = case.folder / "out/.segdl/order.json"
+        while not begun.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        began = time.monotonic()
+        child.process.send_signal(signal.SIGTERM)
+        assert child.process.wait(timeout=10) == 143
+        assert time.monotonic() - began < 2
+    os.close(source)
 
 
 STUBBORN = r"""

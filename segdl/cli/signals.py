@@ -8,7 +8,9 @@ it stands, which costs no more than a kill -9 does: whoever stops segdl waits tw
 from __future__ import annotations
 
 import os
+import select
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
@@ -45,6 +47,9 @@ class Signals:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._heard is not None:  # within the grace too: there may be nobody who reads it
+            sys.stdout.flush()
+            sys.stderr.flush()
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -84,9 +89,11 @@ class Signals:
 
 
 def _leave(code: ExitCode) -> NoReturn:
-    """End at once, where nothing may be taken for granted: a write below all buffers."""
+    """End at once, where nothing may be taken for granted: a write below all buffers, and none
+    to a pipe that is full, as under a pager."""
     with suppress(OSError):
-        os.write(2, b"\nsegdl: stopped; all that was fetched is kept\n")
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, b"\nsegdl: stopped; all that was fetched is kept\n")
     os._exit(code)
 
 
