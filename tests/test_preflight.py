@@ -92,6 +92,12 @@ def test_what_bars_the_whole_goes_before_what_bars_a_target() -> None:
     assert weighed(refused, bars=bars, ground=None).exit_code == ExitCode.DISK
 
 
+def test_what_was_met_at_several_looks_is_told_once() -> None:
+    bars = (DiskError("no right"), LockedError("busy"), DiskError("no right"))
+    found = weighed(outset(), bars=bars, ground=None)
+    assert [error.message for error in found.bars] == ["no right", "busy"]
+
+
 def test_a_host_that_is_down_fails_as_unreachable_with_the_servers_words() -> None:
     busy = BusyError("the server is busy: 503 SlowDown", status=503, code="SlowDown")
     busy.request_id = "REQ1"

@@ -130,7 +130,7 @@ def weigh(
     return Preflight(
         prospects=tuple(prospects),
         notes=tuple(notes),
-        bars=tuple(bars),
+        bars=tuple({error.message: error for error in bars}.values()),  # each told once
         full=full,
         needed=needed,
         pace=pace,
