@@ -677,6 +677,43 @@ def test_set_limit(case: Case) -> None:
     assert time.monotonic() - began < 2.0
 
 
+def test_a_limit_that_is_lifted_while_bytes_are_counted(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the rate and the wait for it: nobody waits by a rate that is over."""
+    case.put(made(10 * SEGMENT))
+    control, rate_at = segdl.Control(), RateLimit.at
+
+    def lifted(limit: RateLimit, now: Any) -> int | None:
+        rate, desk = rate_at(limit, now), vars(control)["_run"]
+        if rate is not None and desk is not None and desk.landed:
+            control.set_limit(None)
+        return rate
+
+    monkeypatch.setattr(RateLimit, "at", lifted)
+    began = time.monotonic()
+    assert case.run(control=control, limit_rate=RateLimit(1024)).code is ExitCode.DONE
+    assert time.monotonic() - began < 2.0
+
+
+def test_a_limit_that_was_lifted_leaves_no_debt(case: Case) -> None:
+    """Half a MiB that came at 1 KiB a second is not paid for once more at the next rate."""
+    case.put(made(9 * SEGMENT))
+    control, limits = segdl.Control(), [None, "128KiB"]
+
+    def listen(event: segdl.Event) -> None:
+        while isinstance(event, events.Progress) and event.bytes and limits:
+            control.set_limit(limits.pop(0))
+
+    began = time.monotonic()
+    run = case.run(
+        control=control, connections=1, segment_size=16 * SEGMENT, limit_rate=RateLimit(1024),
+        listener=listen,
+    )  # fmt: skip
+    assert run.code is ExitCode.DONE
+    assert time.monotonic() - began < 2.0
+
+
 def test_set_limit_takes_what_the_command_line_takes(case: Case) -> None:
     case.put(made(10 * SEGMENT))
     control = segdl.Control()

@@ -259,27 +259,25 @@ class Desk:
         with self._change:
             self._aid.streaming(worker, window)
 
-    def landed_more(self, worker: int, count: int) -> float:
-        """Bytes came; the seconds to hold back for, by the rate limit.
+    def landed_more(self, worker: int, count: int) -> bool:
+        """Bytes came: hold back as the rate limit asks, or until something changes that may concern
+        everybody. Returns whether it held back.
 
         Without a limit it takes no lock: each worker counts under its own number.
         """
         self._aid.landed[worker] += count
         self._worked[worker] = time.thread_time()
-        rate = self._limit.at(datetime.now().time())
-        if rate is None:
-            return 0.0
+        if not self._is_limited():
+            return False
         with self._change:
-            return self._bucket.take(time.monotonic(), count, rate)
-
-    def rest(self, seconds: float) -> None:
-        """Hold back for a while, or until something changes that may concern everybody."""
-        with self._change:
-            deadline, limit = time.monotonic() + seconds, self._limit
-            while self.stopped is None and self._limit is limit:
-                if (left := deadline - time.monotonic()) <= 0:
-                    return
-                self._change.wait(left)
+            # One hold of the lock: a limit that is lifted in between would not end the wait.
+            limit, now = self._limit, time.monotonic()
+            end = now + self._bucket.take(now, count, limit.at(datetime.now().time()))
+            held = end > now
+            while self.stopped is None and self._limit is limit and now < end:
+                self._change.wait(end - now)
+                now = time.monotonic()
+        return held
 
     def answered(self, worker: int, work: Fetch, quota: Quota | None) -> None:
         """The host gave an answer that was believed, and perhaps said how many more it gives."""
@@ -520,6 +518,8 @@ class Desk:
     def set_limit(self, limit: RateLimit) -> None:
         with self._change:
             self._limit = limit
+            if not self._is_limited():
+                self._bucket = Bucket()  # nothing is owed of what came before
             self._change.notify_all()
 
     def retry_failed(self) -> None:

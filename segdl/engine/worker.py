@@ -293,7 +293,8 @@ class Worker(threading.Thread):
                     part.write(room[:count])
                     unrecorded += count
                     self._gained += task.came(part, count)
-                    self._pay(self._desk.landed_more(self._number, count), watch)
+                    if self._desk.landed_more(self._number, count):
+                        watch.excuse()
                 if unrecorded >= CHECKPOINT or (unrecorded and (trouble or not count)):
                     task.checkpoint(part, work.epoch)
                     unrecorded = 0
@@ -332,12 +333,6 @@ class Worker(threading.Thread):
             if count and now - first >= LINGER:
                 break
         return count, None
-
-    def _pay(self, wait: float, watch: StallWatch) -> None:
-        """Hold back as the rate limit asks."""
-        if wait > 0:
-            self._desk.rest(wait)
-            watch.excuse()
 
     def _ended(self, task: Task, answer: Answer, part: Part) -> bool:
         """The body ended properly before the part: the rest is asked for, or there is none."""
