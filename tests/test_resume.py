@@ -26,6 +26,8 @@ from typing import Any
 import pytest
 
 import segdl
+from segdl.cli import wording
+from segdl.cli.summary import summary
 from segdl.core import events
 from segdl.core.digests import digest
 from segdl.core.errors import ExitCode, disk_error
@@ -52,6 +54,7 @@ from tests.orders import (
     quick,
     until,
 )
+from tests.runners import always
 
 DATA = made(SIZE)
 OTHER = made(SIZE, 2)
@@ -1082,6 +1085,31 @@ def test_d01_one_target_fits_and_the_other_does_not(case: Case) -> None:
         assert run.error("two.7z").cause == "disk_full"
         case.final("one.7z").unlink()
         del case.files["one.7z"], case.contents["one.7z"]
+        case.finish()
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_d01_what_does_not_fit_is_not_asked_for(
+    case: Case, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    """Once the disk is full, small targets are measured first; those that fit are delivered."""
+    if many:
+        always(monkeypatch.setattr)
+    for number in range(40):
+        case.put(made(60_000, number), f"/{number}.7z")
+    for number in range(40, 42):
+        case.put(made(100, number), f"/{number}.7z")
+    with small_disk(case.out, 8 * MIB):
+        filler = fill(case.out, 50_000)
+        run = case.run(connections=2)
+        assert run.code is DISK
+        assert {failure.error.cause for failure in run.report.failures} == {"disk_full"}
+        assert {receipt.path for receipt in run.report.receipts} == {"40.7z", "41.7z"}
+        assert len(case.server.requests) <= 2 + 2 * 2
+        lines = list(summary(run.report, "order.json", case.out))
+        lacking = sum(vars(failure.error)["missing"] for failure in run.report.failures)
+        assert f"  For all of these free at least {wording.size(lacking)}" in lines
+        filler.unlink()
         case.finish()
 
 

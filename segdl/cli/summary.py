@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segdl.cli import wording
 from segdl.core.complaint import printable
-from segdl.core.errors import ExitCode, ExpiredError, SegdlError, StoppedError
+from segdl.core.errors import DiskFullError, ExitCode, ExpiredError, SegdlError, StoppedError
 from segdl.core.report import Failure, Grade, LeftOut, Receipt, Report, Taken
 
 SHOWN = 20  # failures that are told in full
@@ -91,9 +91,18 @@ def _failures(report: Report) -> Iterator[str]:
     stopped = [f for f in report.failures if isinstance(f.error, StoppedError)]
     failed = [f for f in report.failures if not isinstance(f.error, ExpiredError | StoppedError)]
     yield from _listed("Failed", failed)
+    yield from _room(failed)
     yield from _listed("Waiting for fresh links", waiting)
     if stopped:
         yield f"Not finished: {wording.count(len(stopped), 'file')}"
+
+
+def _room(failures: list[Failure]) -> Iterator[str]:
+    """What a full disk lacks for several: each of them alone reckons with all that is free."""
+    lacking = [f.error.missing or 0 for f in failures if isinstance(f.error, DiskFullError)]
+    room = sum(lacking)
+    if room and len(lacking) > 1:
+        yield f"  For all of these free at least {wording.size(room)}"
 
 
 def _listed(title: str, failures: list[Failure]) -> Iterator[str]:

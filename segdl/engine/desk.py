@@ -27,7 +27,6 @@ from segdl.core.errors import (
     ExitCode,
     SegdlError,
     attempted,
-    disk_error,
 )
 from segdl.core.manifest import Manifest, Target
 from segdl.core.options import MIB, Options, RateLimit
@@ -105,6 +104,7 @@ class Desk:
         self._gathering = 0  # mergers that wait for more drafts
         self._held_back = 0  # workers that wait for mergers
         self._finished = False
+        self._full = False  # the disk, by what last did not fit
         self._limit = options.limit_rate
         self._paused = False
 
@@ -184,10 +184,14 @@ class Desk:
                         self._change.wait(self._pause(until, now))
                     case Fetch() as work:
                         self._aid.begin(worker, work)
-                        if most and self._errands.may_have(work.job) and not self._is_limited():
+                        if most and self._may_send(work):
                             return self._errands.gather(worker, work, most, self.allowed, now)
                         return work
             return None
+
+    def _may_send(self, work: Fetch) -> bool:
+        """Whether a runner may do it: it knows of no limit, and not that the disk is full."""
+        return not (self._full or self._is_limited()) and self._errands.may_have(work.job)
 
     def _is_limited(self) -> bool:
         return self._limit.at(datetime.now().time()) is not None
@@ -203,10 +207,9 @@ class Desk:
         """Make the task of a target at its first turn; False if something stands in its way,
         which is looked at first."""
         task = self._make_task(self.targets[work.job])
-        try:
-            task.unseen = self._delivery.in_the_way(task.target)
-        except OSError as error:
-            self.failed(worker, work, disk_error(error), progress=False)
+        error = attempted(self._look_around, task)
+        if error is not None:
+            self.failed(worker, work, error, progress=False)
             return False
         self.tasks[work.job] = task
         if task.unseen:
@@ -215,6 +218,14 @@ class Desk:
                 self._schedule.look(work.job)
                 self._due.notify()
         return not task.unseen
+
+    def _look_around(self, task: Task) -> None:
+        """Raises OSError, and SegdlError for what is not worth a request: while the disk is full,
+        what is to come of a target has to fit."""
+        task.unseen = self._delivery.in_the_way(task.target)
+        if self._full and not task.unseen:
+            self._delivery.require_room(task)
+            self._full = False
 
     # -- while they are at it ----------------------------------------------------------------------
 
@@ -341,6 +352,7 @@ class Desk:
 
     def failed(self, worker: int, work: Work, error: SegdlError, *, progress: bool) -> None:
         """The work failed: the schedule decides what becomes of it."""
+        self._full = self._full or isinstance(error, DiskFullError)
         if isinstance(error, DiskFullError) and error.missing is None:
             task = self.tasks.get(work.job)
             error = self._delivery.no_room(task, error.found) if task else error
