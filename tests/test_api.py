@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import pickle
 import re
 import threading
 import time
@@ -219,6 +221,26 @@ def test_errors_are_one_tree() -> None:
     for name, family in TREE.items():
         assert getattr(segdl, name).__mro__[1] is getattr(segdl, family)
     assert issubclass(segdl.SegdlError, Exception)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        segdl.DigestError("other", algorithm="md5", expected="00", found="ff"),
+        segdl.DiskFullError("the disk takes no more", missing=5),
+        segdl.ManifestError((segdl.Fault("a.yaml:3", "files[0].size", "expected one"),)),
+        segdl.OrderError((), ExitCode.LINKS),
+        segdl.RefusedError("nothing", target=NAME, status=404, code="NoSuchKey", request_id="7"),
+        segdl.TransientError("later", retry_after=2.0),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_cross_to_another_process(error: SegdlError) -> None:
+    """Whoever downloads in a process pool hears of it as if there were none."""
+    error.exit_code = ExitCode.HANGUP
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(twin) is type(error)
+        assert (str(twin), vars(twin)) == (str(error), vars(error))
 
 
 def failed(case: Case, **options: Any) -> SegdlError:

@@ -18,9 +18,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from copy import copy
 from enum import IntEnum
 from io import UnsupportedOperation
-from typing import ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from segdl.core.dataclass import dataclass
 from segdl.core.diagnosis import Diagnosis
@@ -88,9 +89,18 @@ class SegdlError(Exception):
 
     def about(self, target: str) -> Self:
         """The same error as of `target`: one failure of a host is many targets' failure."""
-        twin = self.__class__.__new__(self.__class__, *self.args)
-        twin.__dict__.update(self.__dict__, target=target)
+        twin = copy(self)
+        twin.target = target
         return twin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What `copy` and `pickle` ask: it is made anew of its facts, since each kind's `__init__`
+        wants arguments of its own."""
+        return _anew, (type(self), self.args), self.__dict__
+
+
+def _anew(kind: type[E], words: tuple[Any, ...]) -> E:
+    return kind.__new__(kind, *words)
 
 
 class UsageError(SegdlError):
