@@ -1175,6 +1175,27 @@ def test_the_rate_limit_holds(case: Case, connections: int) -> None:
     case.check_delivered()
 
 
+def test_the_rate_limit_holds_from_the_first_second(case: Case) -> None:
+    """However many connections share it, none takes more at once than its part of a moment."""
+    rate, connections, control = 256 * 1024, 8, segdl.Control()
+    for number in range(connections):
+        case.put(made(1024 * 1024, number), f"/{number}.7z")
+    came: list[tuple[float, int]] = []
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.Progress):
+            came.append((time.monotonic() - began, event.bytes))
+            if came[-1][0] > 2.0:
+                control.cancel()
+
+    began = time.monotonic()
+    case.run(
+        connections=connections, limit_rate=RateLimit(rate), control=control, listener=listen
+    )  # fmt: skip
+    assert all(count <= rate * (spent + 0.5) for spent, count in came), came
+    assert came[-1][1] >= rate
+
+
 def test_a_limit_that_holds_at_other_times(case: Case) -> None:
     """A window that the clock is not in limits nothing."""
     hour = (time.localtime().tm_hour + 12) % 24

@@ -29,7 +29,7 @@ from segdl.core.errors import (
     attempted,
 )
 from segdl.core.manifest import Manifest, Target
-from segdl.core.options import MIB, Options, RateLimit
+from segdl.core.options import KIB, MIB, Options, RateLimit
 from segdl.core.pace import Bucket, Crowd
 from segdl.core.renewal import Renewed
 from segdl.core.report import Receipt
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 _IDLE_LOOK = 0.1  # seconds between two looks of an idle worker for somebody to help
 _MEET = 0.5  # seconds that a worker waits for one who helps it, before it calls that one back
 _GATHER = 0.02  # seconds that a merger waits for more drafts
+_MOMENT, _MORSEL = 0.25, 4 * KIB  # under a rate limit: seconds between two takings; bytes of one
 MOST_BEHIND = 256 * MIB  # bytes that a target's front may lag: what is not merged takes room twice
 
 
@@ -289,6 +290,14 @@ class Desk:
                 self._change.wait(end - now)
                 now = time.monotonic()
         return held
+
+    def portion(self, most: int) -> int:
+        """How many bytes a worker may take at once: under a rate limit its part of a moment's, so
+        that it neither goes before the limit nor leaves its connection alone for long."""
+        rate = self._limit.at(datetime.now().time())
+        if rate is None:
+            return most
+        return min(most, max(int(rate * _MOMENT) // max(len(self.busy), 1), _MORSEL))
 
     def answered(self, worker: int, work: Fetch, quota: Quota | None) -> None:
         """The host gave an answer that was believed, and perhaps said how many more it gives."""

@@ -287,7 +287,7 @@ class Worker(threading.Thread):
         watch, unrecorded = StallWatch(self._timeout), 0
         self._desk.streaming(self._number, part)
         try:
-            while room := self._buffer[: part.claim(CHECKPOINT - unrecorded)]:
+            while room := self._buffer[: part.claim(self._desk.portion(CHECKPOINT - unrecorded))]:
                 count, trouble = self._fill(answer, room, watch)
                 if count:
                     part.write(room[:count])
