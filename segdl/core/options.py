@@ -229,8 +229,6 @@ class Options:
             except (ValueError, TypeError) as error:
                 raise UsageError(f"--{name.replace('_', '-')}: {error}") from None
             object.__setattr__(self, name, value)
-        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
-            raise UsageError("--shard: expected I/N with I from 1 to N, such as 2/8")
 
 
 def _one(parse: Callable[[str], Any], *kinds: type) -> Callable[[Any], Any]:
@@ -263,6 +261,25 @@ def _headers(values: Any) -> tuple[tuple[str, str], ...]:
     return tuple(parse_header(v if isinstance(v, str) else ": ".join(v)) for v in given)
 
 
+def _shard(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    return parse_shard(value if isinstance(value, str) else "/".join(map(str, value)))
+
+
+def _proxy(value: Any) -> str | None:
+    """Nothing that is no text is shown: it may be one with a password."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError("expected a text")
+    return parse_proxy(value)
+
+
+def _command(value: Any) -> tuple[str, ...]:
+    return parse_command(value) if isinstance(value, str) else tuple(value)
+
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "connections": _one(parse_connections, int, type(None)),
     "segment_size": _one(parse_size, int, type(None)),
@@ -272,11 +289,13 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "timeout": _one(parse_span, int, float),
     "select": _each(str),
     "exclude": _each(str),
-    "shard": _one(parse_shard, tuple, list, type(None)),
+    "shard": _shard,
     "allow_env": _each(str),
+    "proxy": _proxy,
     "connect_to": _each(parse_connect_to),
     "headers": _headers,
     "sources": _each(str),
+    "refresh_command": _command,
 }
 _BOUNDS: dict[str, tuple[float, float, str]] = {
     "connections": (1, MOST_CONNECTIONS, f"1 to {MOST_CONNECTIONS}"),
