@@ -842,7 +842,7 @@ def test_nobody_sees_what_is_handed_over(case: Case) -> None:
 
 # -- real servers ----------------------------------------------------------------------------------
 
-LINKS = int(os.environ.get("SEGDL_TEST_LINKS", "2"))  # seconds that a link is good for
+LINKS = int(os.environ.get("SEGDL_TEST_LINKS", "4"))  # seconds that a link is good for
 ARCHIVE = 300 * 1024
 
 
