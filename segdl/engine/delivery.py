@@ -50,10 +50,19 @@ class Delivery:
         self._overwrite = overwrite
         self._syncing = threading.Lock()
         self._sync_works = True  # as far as is known
+        self._touched: dict[str, Receipt] = {}  # of targets whose file has another time by now
 
     def believed(self, target: Target, receipt: Receipt) -> bool:
-        """Whether a target is there still: receipt, size and time agree. Raises OSError."""
-        return asked_for(target, receipt) and self._stands(receipt)
+        """Whether a target is there still: receipt, size and time agree. Raises OSError.
+
+        Where they do not, `examine` hashes what is there, and may find the receipt to be right.
+        """
+        if not asked_for(target, receipt):
+            return False
+        stands = self._stands(receipt)
+        if not stands:
+            self._touched[target.path] = receipt
+        return stands
 
     def perhaps(self, target: Target, receipt: Receipt) -> bool:
         """Whether a target that is not believed was delivered from another place, by an object of
@@ -107,11 +116,14 @@ class Delivery:
     def _recognise(
         self, task: Task, found: os.stat_result, stopped: Callable[[], bool]
     ) -> Receipt | None:
-        """Hash a file that is there against the manifest, or against a complete index.
+        """Hash a file that is there against the manifest, its receipt, or a complete index.
 
         The index alone is enough: then a crash came between the rename and the receipt.
         """
         target = task.target
+        known = None if target.provable else self._touched.get(target.path)
+        if known is not None and self._is_still(task, known, found, stopped):
+            return self._recognised(target, replace(known, modified_ns=found.st_mtime_ns))
         layout = Layout(found.st_size, task.layout.segment_size)
         ours = layout == task.layout and len(task.front.held) == layout.count
         if not (target.provable or ours):
@@ -131,6 +143,23 @@ class Delivery:
         if not target.provable and own != _own(task):
             return None
         receipt = _receipt(task, found, digests, own, task.proof.grade(digests, segments))
+        return self._recognised(target, receipt)
+
+    def _is_still(
+        self, task: Task, receipt: Receipt, found: os.stat_result, stopped: Callable[[], bool]
+    ) -> bool:
+        """Whether a file of another time has the content that its receipt tells of."""
+        if found.st_size != receipt.size or receipt.segments.algorithm != RECORD:
+            return False
+        layout = Layout(receipt.size, receipt.segments.size)
+        file = self._workspace.open_final(receipt.path)
+        try:
+            _, _, own = _hash_file(file, task, layout, stopped)
+        finally:
+            os.close(file)
+        return own == receipt.segments.values
+
+    def _recognised(self, target: Target, receipt: Receipt) -> Receipt:
         self._workspace.flush_final(target.path)  # nobody has, perhaps: it may just be copied here
         self._receipts.append(receipt)
         self._clean_up(target.path)
