@@ -719,7 +719,7 @@ def test_a_limit_that_is_lifted_while_bytes_are_counted(
 
 
 def test_a_limit_that_was_lifted_leaves_no_debt(case: Case) -> None:
-    """Half a MiB that came at 1 KiB a second is not paid for once more at the next rate."""
+    """Half a MiB that came at 2 MiB a second is not paid for at the next rate."""
     case.put(made(9 * SEGMENT))
     control, limits = segdl.Control(), [None, "128KiB"]
 
@@ -729,7 +729,7 @@ def test_a_limit_that_was_lifted_leaves_no_debt(case: Case) -> None:
 
     began = time.monotonic()
     run = case.run(
-        control=control, connections=1, segment_size=16 * SEGMENT, limit_rate=RateLimit(1024),
+        control=control, connections=1, segment_size=16 * SEGMENT, limit_rate=RateLimit(2 << 20),
         listener=listen,
     )  # fmt: skip
     assert run.code is ExitCode.DONE
