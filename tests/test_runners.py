@@ -39,9 +39,9 @@ from segdl.edges.timeline import read_timeline
 from segdl.edges.workspace import Workspace
 from segdl.engine.delivery import Delivery
 from segdl.engine.desk import Desk
-from segdl.engine.errand import MOST, Errand
+from segdl.engine.errand import Errand
 from segdl.engine.runner import Done, Reply, Runner
-from segdl.engine.stakes import MOST_LOST
+from segdl.engine.stakes import MOST_LOST, MOST_OPEN
 from segdl.engine.task import DRAFT
 from tests.commands import ROOT, running
 from tests.faults import EVERY_PATH, Answer, Fault, FaultServer, Seen, Wire, faults
@@ -199,7 +199,7 @@ def test_an_errand_is_bounded(
     for number in range(80, 110):
         case.add(number, DRAFT - number)
     real = Runner.takes
-    monkeypatch.setattr(Runner, "takes", lambda self: real(self) and MOST)
+    monkeypatch.setattr(Runner, "takes", lambda self: real(self) and MOST_OPEN)
     case.run().report.raise_for_failures()
     case.check_delivered()
     for targets in errands.sent:
@@ -220,7 +220,7 @@ def hands_out(sizes: Sequence[int]) -> Desk:
 
 
 def errand_of(desk: Desk, worker: int) -> Errand:
-    work = desk.next_work(worker, None, lambda: None, MOST)
+    work = desk.next_work(worker, None, lambda: None, MOST_OPEN)
     assert isinstance(work, Errand)
     return work
 

@@ -195,7 +195,11 @@ class Desk:
         return not (self._full or self._is_limited()) and self._errands.may_have(work.job)
 
     def _is_limited(self) -> bool:
-        return self._limit.at(datetime.now().time()) is not None
+        return self._rate() is not None
+
+    def _rate(self) -> int | None:
+        """Bytes a second that may come now, by the rate limit."""
+        return self._limit.at(datetime.now().time())
 
     def _pause(self, until: float | None, now: float) -> float | None:
         """How long an idle worker waits, unless something changes."""
@@ -284,7 +288,7 @@ class Desk:
         with self._change:
             # One hold of the lock: a limit that is lifted in between would not end the wait.
             limit, now = self._limit, time.monotonic()
-            end = now + self._bucket.take(now, count, limit.at(datetime.now().time()))
+            end = now + self._bucket.take(now, count, self._rate())
             held = end > now
             while self.stopped is None and self._limit is limit and now < end:
                 self._change.wait(end - now)
@@ -294,7 +298,7 @@ class Desk:
     def portion(self, most: int) -> int:
         """How many bytes a worker may take at once: under a rate limit its part of a moment's, so
         that it neither goes before the limit nor leaves its connection alone for long."""
-        rate = self._limit.at(datetime.now().time())
+        rate = self._rate()
         if rate is None:
             return most
         return min(most, max(int(rate * _MOMENT) // max(len(self.busy), 1), _MORSEL))

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING
 from segdl.core.dataclass import dataclass
 from segdl.core.manifest import Target
 from segdl.core.work import Fetch
-from segdl.engine.stakes import MOST_OPEN, Stakes
 from segdl.engine.task import DRAFT
 
 if TYPE_CHECKING:
     from segdl.core.schedule import Schedule
     from segdl.engine.outlook import Outlook
+    from segdl.engine.stakes import Stakes
 
 WORTH = 1000  # small targets in an order: fewer are done before a runner has started
-MOST = MOST_OPEN  # targets of an errand: each is a draft
 
 
 @dataclass(frozen=True, slots=True)

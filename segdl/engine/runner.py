@@ -22,7 +22,7 @@ from segdl.core.traffic import Quota
 from segdl.edges.cores import cores
 from segdl.edges.transport import Reach
 from segdl.edges.workspace import Workspace
-from segdl.engine.errand import MOST
+from segdl.engine.stakes import MOST_OPEN
 
 READY = "ready"
 # Nearly all that a start makes stays: collections would take a tenth of it.
@@ -179,7 +179,7 @@ class Runner:
         if not well:
             self._most = 1
         elif seconds < _SHORT:
-            self._most = min(2 * self._most, MOST)
+            self._most = min(2 * self._most, MOST_OPEN)
         elif seconds > _LONG:
             self._most = max(self._most // 2, 1)
 
