@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
+import itertools
 import select
 import socket
 import ssl
@@ -11,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trustme
@@ -26,7 +28,7 @@ from segdl.edges.transport.faults import (
     TimedOut,
     TLSRejected,
 )
-from segdl.edges.transport.wire import Reply, WireTransport
+from segdl.edges.transport.wire import Reply, WireTransport, records
 from segdl.edges.transport.wire.channel import Origin
 from segdl.edges.transport.wire.dial import Address, dial, first_to_answer
 from segdl.edges.transport.wire.exchange import MAX_HEADS, MAX_INTERIM
@@ -1031,36 +1033,171 @@ def test_a_large_body_under_tls_is_exact(
         assert server.accepted == 1
 
 
-class Closed:
-    """An SSLSocket of a Python that keeps nothing inside that could be read instead."""
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("size", [1000, 4096, 4097, 262144])
+def test_bodies_under_tls_are_exact_and_the_connection_is_kept(
+    make: Make,
+    server_tls: ssl.SSLContext,
+    trusting: ssl.SSLContext,
+    made: Callable[..., bytes],
+    version: ssl.TLSVersion,
+    size: int,
+) -> None:
+    """Where records are read many at a time, nothing of one answer is left for the next."""
+    server_tls.minimum_version = server_tls.maximum_version = version
+    data = made(600_000, 3)
+    reply = OK + b"Content-Length: %d\r\n\r\n" % len(data) + data
+    with raw_server(forever(reply), tls=server_tls) as server:
+        transport = make(tls=trusting)
+        for _ in range(5):
+            assert drained(get(transport, server, scheme="https"), size) == data
+        assert server.accepted == 1
 
-    def __init__(self, sock: ssl.SSLSocket) -> None:
-        self._closed = sock
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "_sslobj":
-            raise AttributeError(name)
-        return getattr(self._closed, name)
+def secured(server: RawServer, trusting: ssl.SSLContext) -> SecuredChannel:
+    place = ("127.0.0.1", server.port)
+    patience = Patience(5, TICK, after(5))
+    channel = dial(Origin("https", *place), place, lambda: trusting, 0, patience)
+    assert isinstance(channel, SecuredChannel)
+    return channel
 
 
-def test_a_large_body_under_tls_is_exact_where_records_cannot_be_read_directly(
+needs_openssl = pytest.mark.skipif(
+    records._openssl() is None, reason="this Python's OpenSSL cannot be called from outside"
+)
+
+
+@needs_openssl
+def test_many_records_are_read_in_one_call(
+    server_tls: ssl.SSLContext, trusting: ssl.SSLContext, made: Callable[..., bytes]
+) -> None:
+    data = made(50_000, 5)  # 4 records
+    sent = threading.Event()
+
+    def handler(sock: socket.socket) -> None:
+        sock.sendall(data)
+        sent.set()
+        read_head(sock)
+
+    with raw_server(handler, tls=server_tls) as server:
+        channel = secured(server, trusting)
+        with contextlib.closing(channel):
+            assert sent.wait(20)
+            view = memoryview(bytearray(len(data)))
+            count = channel._read(view, 0)
+            assert count == 16384
+            assert channel._records is not None
+            assert channel._records.read(view[count:]) == len(data) - count
+            assert view == data
+            assert channel._records.read(view) == 0
+
+
+@needs_openssl
+def test_threads_that_shake_hands_together_read_each_its_own(
+    server_tls: ssl.SSLContext, trusting: ssl.SSLContext, made: Callable[..., bytes]
+) -> None:
+    heard = itertools.count()
+
+    def handler(sock: socket.socket) -> None:
+        sock.sendall(made(50_000, next(heard)))
+        sent.release()
+        read_head(sock)
+
+    def read(_: object) -> bytes:
+        channel, view = secured(server, trusting), memoryview(bytearray(50_000))
+        with contextlib.closing(channel):
+            assert sent.acquire(timeout=20)
+            assert channel._records is not None
+            count = 0
+            while count < len(view):
+                count += channel.readinto(view[count:])
+        return bytes(view)
+
+    sent = threading.Semaphore(0)
+    with raw_server(handler, tls=server_tls) as server, ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(read, range(100))) == {made(50_000, n) for n in range(100)}
+
+
+@needs_openssl
+def test_records_of_a_connection_that_was_closed_are_no_more(
+    server_tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    """Its SSL is still there: who reads it in that moment must not meet freed memory."""
+    with raw_server(forever(FIVE), tls=server_tls) as server:
+        channel = secured(server, trusting)
+        kept = channel._records
+        channel.close()
+        del channel
+        gc.collect()
+        assert kept is not None
+        assert kept.read(memoryview(bytearray(1 << 20))) == 0
+
+
+@needs_openssl
+def test_a_broken_record_is_that_connection_s_trouble_alone(
+    server_tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    """OpenSSL keeps its errors by thread, and Python takes the last one for its own."""
+
+    def handler(sock: socket.socket) -> None:
+        assert isinstance(sock, ssl.SSLSocket)
+        sock.sendall(b"x" * 16384)
+        with socket.socket(fileno=sock.detach()) as raw:
+            raw.sendall(b"\x17\x03\x03\x00\x20" + b"y" * 32)
+            sent.set()
+            read_head(raw)
+
+    sent = threading.Event()
+    with (
+        raw_server(handler, tls=server_tls) as broken,
+        raw_server(forever(FIVE), tls=server_tls) as good,
+    ):
+        one, other = secured(broken, trusting), secured(good, trusting)
+        with contextlib.closing(one), contextlib.closing(other):
+            view = memoryview(bytearray(65536))
+            other.send(memoryview(b"GET / HTTP/1.1\r\n\r\n"))
+            assert other.readinto(view) == len(FIVE)
+            assert sent.wait(20)
+            assert one.readinto(view) == 16384
+            with pytest.raises(TimeoutError):
+                other.readinto(view)
+            with pytest.raises(Lost):
+                one.readinto(view)
+
+
+class Deaf:
+    """Where OpenSSL tells of a new SSL, and nobody hears it."""
+
+    ssl = property(lambda self: None, lambda self, made: None)
+
+
+@pytest.mark.parametrize("why", ["its symbols", "its kin", "its SSL"])
+def test_a_large_body_under_tls_is_exact_where_openssl_cannot_be_called(
     make: Make,
     server_tls: ssl.SSLContext,
     trusting: ssl.SSLContext,
     made: Callable[..., bytes],
     monkeypatch: pytest.MonkeyPatch,
+    why: str,
 ) -> None:
-    prepare = SecuredChannel._prepare
-
-    def hide(channel: SecuredChannel) -> None:
-        prepare(channel)
-        channel._sock = Closed(channel._sock)  # type: ignore[assignment]
-
-    monkeypatch.setattr(SecuredChannel, "_prepare", hide)
+    match why:
+        case "its symbols":
+            monkeypatch.setitem(records._CALLS, "BIO_f_no_such", (None,))
+        case "its kin":
+            monkeypatch.setattr(ssl, "OPENSSL_VERSION", "LibreSSL 3.3.6")
+        case _:
+            monkeypatch.setattr(records, "_newest", Deaf())
+    records._openssl.cache_clear()
+    monkeypatch.setattr(records, "Records", None)  # nobody may make one
     data = made(300_000, 3)
     reply = OK + b"Content-Length: %d\r\n\r\n" % len(data) + data
-    with raw_server(forever(reply), tls=server_tls) as server:
-        assert drained(get(make(tls=trusting), server, scheme="https"), 262144) == data
+    try:
+        with raw_server(forever(reply), tls=server_tls) as server:
+            transport = make(tls=trusting)
+            for _ in range(2):
+                assert drained(get(transport, server, scheme="https"), 262144) == data
+    finally:
+        records._openssl.cache_clear()
 
 
 def test_a_tick_under_tls_leaves_the_connection_usable(

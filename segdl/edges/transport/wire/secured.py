@@ -5,12 +5,12 @@ import socket
 import ssl
 import threading
 import time
-from typing import Any
 from weakref import WeakSet
 
 from segdl.edges.transport.faults import ConnectFailed, ConnectTimedOut, TLSRejected
 from segdl.edges.transport.wire.channel import Channel, Origin, reason, ticked
 from segdl.edges.transport.wire.patience import Patience
+from segdl.edges.transport.wire.records import Records, wrapped
 
 _preparing = threading.Lock()
 _prepared: WeakSet[ssl.SSLContext] = WeakSet()
@@ -39,7 +39,8 @@ def shake_hands(
     """
     host = origin.host
     try:
-        return SecuredChannel(_secured(sock, context, host, end, patience), origin, patience.tick)
+        secured, records = _secured(sock, context, host, end, patience)
+        return SecuredChannel(secured, records, origin, patience.tick)
     except ssl.SSLCertVerificationError as error:
         raise TLSRejected(error.verify_message) from None
     except TimeoutError:
@@ -50,21 +51,23 @@ def shake_hands(
 
 def _secured(
     sock: socket.socket, context: ssl.SSLContext, host: str, end: float, patience: Patience
-) -> ssl.SSLSocket:
+) -> tuple[ssl.SSLSocket, Records | None]:
     with contextlib.ExitStack() as undo:
         undo.callback(sock.close)  # once wrapped, `sock` is empty and this does nothing
         sock.settimeout(patience.tick)
-        secured = prepared(context).wrap_socket(
-            sock,
-            server_hostname=host,
-            do_handshake_on_connect=False,
-            suppress_ragged_eofs=False,  # else a cut connection reads like a finished one
+        secured, records = wrapped(
+            lambda: prepared(context).wrap_socket(
+                sock,
+                server_hostname=host,
+                do_handshake_on_connect=False,
+                suppress_ragged_eofs=False,  # else a cut connection reads like a finished one
+            )
         )
         undo.callback(secured.close)
         while not _shaken(secured):
             patience.go_on(end)
         undo.pop_all()
-    return secured
+    return secured, records
 
 
 def _shaken(secured: ssl.SSLSocket) -> bool:
@@ -87,25 +90,29 @@ class SecuredChannel(Channel):
     _sock: ssl.SSLSocket
     _quiet = (BlockingIOError, ssl.SSLWantReadError)
 
+    def __init__(
+        self, sock: ssl.SSLSocket, records: Records | None, origin: Origin, tick: float
+    ) -> None:
+        self._records = records
+        super().__init__(sock, origin, tick)
+
     def _prepare(self) -> None:
         self._sock.settimeout(self.tick)  # OpenSSL would read on after the kernel's own timeout
 
     def readinto(self, view: memoryview) -> int:
-        """OpenSSL hands out a record of at most 16 KiB at a time: a hundred of them, here, cost
-        the layers above no more than one."""
         count, end = self._read(view, 0), time.monotonic() + self.tick
-        more, room, now = count, len(view), time.monotonic
-        # What SSLSocket keeps inside reads alike, without the four Python calls a record that it
-        # puts around it: they are 5 to 9 % of the CPU time of a download.
-        inner: Any = getattr(self._sock, "_sslobj", None) or self._sock
-        read = inner.read
+        more, room = count, len(view)
         try:
-            while more and count < room and now() < end:
-                more = read(room - count, view[count:])  # 0 at the end: the next call meets it
+            while more and count < room and time.monotonic() < end:
+                more = self._more(view[count:])
                 count += more
         except OSError:
             pass  # what has come comes first; a tick or a lost connection is met again
         return count
+
+    def _more(self, view: memoryview) -> int:
+        """Bytes placed in `view` after those before it, 0 where nothing follows for now."""
+        return self._records.read(view) if self._records else self._sock.recv_into(view)
 
     def _try_to_read(self) -> None:
         self._sock.setblocking(False)

@@ -1,0 +1,118 @@
+"""Many records of TLS in one call, without the interpreter's lock.
+
+Python's `ssl` hands out one record, 16 KiB at most, and takes the interpreter's lock after each: a
+few connections at full speed wait for that lock more than for bytes. OpenSSL has the loop that is
+missing: a buffering BIO (BIO_f_buffer(3)) above a connection's SSL asks for record after record
+until a large view is full, and ctypes lets go of the lock for as long as the call lasts. And with
+its read-ahead (SSL_CTX_set_read_ahead(3)) a record costs no two calls of the kernel any more.
+
+Python keeps the connection: it shakes hands, checks the certificate, waits, tells errors, closes.
+It never shows its SSL, so OpenSSL's own callback for new ones (CRYPTO_get_ex_new_index(3)) tells
+which one a thread has just made, and SSL_get_fd(3) must agree. Only calls that OpenSSL documents
+are made, of the library that Python's `ssl` itself runs on. Where that cannot be called (built into
+the interpreter, a relative of OpenSSL, Windows), records come one at a time, as ever.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import ssl
+import threading
+from collections.abc import Callable
+from ctypes import c_char, c_int, c_long, c_size_t, c_void_p
+from typing import Any
+
+_CRYPTO_EX_INDEX_SSL = 0  # openssl/crypto.h
+_BIO_C_SET_SSL, _BIO_NOCLOSE = 109, 0  # openssl/bio.h
+_AHEAD = 128 * 1024  # bytes that may be held in front of the decryption
+_LEAST = 4096  # the BIO's own buffer: only what is asked for beyond it goes straight to the view
+
+_NEW = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_int, c_long, c_void_p)
+_CALLS: dict[str, tuple[Any, ...]] = {  # name: what comes back, then the arguments
+    "BIO_ctrl": (c_long, c_void_p, c_int, c_long, c_void_p),
+    "BIO_f_buffer": (c_void_p,),
+    "BIO_f_ssl": (c_void_p,),
+    "BIO_free_all": (None, c_void_p),
+    "BIO_new": (c_void_p, c_void_p),
+    "BIO_push": (c_void_p, c_void_p, c_void_p),
+    "BIO_read": (c_int, c_void_p, c_void_p, c_int),
+    "CRYPTO_get_ex_new_index": (c_int, c_int, c_long, c_void_p, _NEW, c_void_p, c_void_p),
+    "ERR_clear_error": (None,),
+    "SSL_get_fd": (c_int, c_void_p),
+    "SSL_set_default_read_buffer_len": (None, c_void_p, c_size_t),
+    "SSL_set_read_ahead": (None, c_void_p, c_int),
+}
+
+_newest = threading.local()  # .ssl: the address of the SSL that this thread made last
+
+
+def wrapped(wrap: Callable[[], ssl.SSLSocket]) -> tuple[ssl.SSLSocket, Records | None]:
+    """What `wrap` makes, with its records, or None where they cannot be had."""
+    openssl = _openssl()
+    _newest.ssl = None
+    secured = wrap()
+    inner = getattr(secured, "_sslobj", None)
+    if openssl is None or inner is None or not _newest.ssl:
+        return secured, None
+    if openssl.SSL_get_fd(_newest.ssl) != secured.fileno():
+        return secured, None
+    return secured, Records(openssl, _newest.ssl, inner)
+
+
+class Records:
+    """The records of one connection. The thread that reads the connection reads them.
+
+    Its socket must be one that does not block.
+    """
+
+    def __init__(self, openssl: ctypes.CDLL, of: int, kept: object) -> None:
+        self._openssl = openssl
+        openssl.SSL_set_default_read_buffer_len(of, _AHEAD)
+        openssl.SSL_set_read_ahead(of, 1)
+        self._kept = kept  # Python's owner of the SSL: it must outlive what reads from it
+        reader = openssl.BIO_new(openssl.BIO_f_ssl())
+        openssl.BIO_ctrl(reader, _BIO_C_SET_SSL, _BIO_NOCLOSE, of)
+        self._bio = openssl.BIO_push(openssl.BIO_new(openssl.BIO_f_buffer()), reader)
+
+    def read(self, view: memoryview) -> int:
+        """Bytes placed in `view`: what has come, 0 where nothing has, or where the end or an error
+        is next, which the connection's own read then meets."""
+        if len(view) <= _LEAST:
+            return 0
+        count: int = self._openssl.BIO_read(
+            self._bio, ctypes.addressof(c_char.from_buffer(view)), len(view)
+        )
+        self._openssl.ERR_clear_error()  # else Python takes what is left there for its own
+        return max(count, 0)
+
+    def __del__(self) -> None:
+        self._openssl.BIO_free_all(self._bio)
+
+
+@functools.cache
+def _openssl() -> ctypes.CDLL | None:
+    """The library, told to note new SSLs; None where it cannot be called."""
+    import _ssl
+
+    if ssl.OPENSSL_VERSION.split()[0] != "OpenSSL" or ssl.OPENSSL_VERSION_INFO < (1, 1, 1):
+        return None
+    try:
+        openssl = ctypes.CDLL(_ssl.__file__)
+        for name, (result, *arguments) in _CALLS.items():
+            call = getattr(openssl, name)
+            call.restype, call.argtypes = result, arguments
+    except (AttributeError, OSError):
+        return None
+    return openssl if _noting(openssl) else None
+
+
+def _noting(openssl: ctypes.CDLL) -> bool:
+    def note(made: int, *_: object) -> None:
+        _newest.ssl = made
+
+    noted = _NEW(note)
+    # OpenSSL calls it until the process ends, when Python may have taken its modules apart.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(noted))
+    index: int = openssl.CRYPTO_get_ex_new_index(_CRYPTO_EX_INDEX_SSL, 0, None, noted, None, None)
+    return index >= 0
