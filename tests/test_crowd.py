@@ -61,14 +61,23 @@ def test_after_a_refusal_it_waits_before_it_grows_again() -> None:
 
 
 def test_a_process_that_is_busy_itself_goes_down_and_up_again() -> None:
-    """More connections bring nothing to a processor that has no time for those it has."""
+    """Many small files: more connections bring nothing to an interpreter that has no time."""
     crowd = Crowd()
     for second in range(10):
-        crowd.look(float(second), second * 10**9, MOST, worked=second * 0.9)
+        crowd.look(float(second), second * 100 * MB, MOST, worked=second * 0.9)
     assert crowd.allowed == FEWEST
     for second in range(10, 12):
-        crowd.look(float(second), second * 10**9, MOST, worked=9.0)
+        crowd.look(float(second), second * 100 * MB, MOST, worked=9.0)
     assert crowd.allowed > FEWEST
+
+
+@pytest.mark.parametrize("load", [0.6, 1.2, 1.9])
+def test_a_process_that_is_busy_with_bytes_stays_as_it_is(load: float) -> None:
+    """Who receives, decrypts and writes leaves the interpreter to the others."""
+    crowd = Crowd()
+    for second in range(10):
+        crowd.look(float(second), second * 600 * MB, MOST, worked=second * load)
+        assert crowd.allowed == FIRST
 
 
 def test_a_step_down_that_costs_is_taken_back() -> None:
@@ -96,7 +105,7 @@ def test_a_busy_process_keeps_the_least(least: int) -> None:
     """Runners do not wait for each other's interpreter."""
     crowd = Crowd(least=least)
     for second in range(10):
-        crowd.look(float(second), second * 10**9, MOST, worked=second * 0.9)
+        crowd.look(float(second), second * 100 * MB, MOST, worked=second * 0.9)
     assert crowd.allowed == min(least, FIRST)
 
 

@@ -99,6 +99,7 @@ _GLANCE = 0.25  # seconds after which it can be told whether the workers are bus
 _GAIN = 1.08  # a step up must bring this much, or it is taken back
 _LOSS = 0.95  # a step down may cost this much
 _LOADED = 0.5  # of one core, by all workers
+_MOVING = 200e6  # bytes a CPU second: less, and it is not bytes that the time goes to
 _SETTLED = 15.0  # seconds before another step up is tried after one that brought nothing
 
 
@@ -108,9 +109,10 @@ class Crowd:
 
     Hill climbing on the rate of the whole order, one step a second. A step that brings nothing is
     taken back, and the next one waits; a server that says 429 or 503 halves the number at once.
-    While the workers themselves are busy, the line is not what bounds them: then steps go down, for
-    threads that share one interpreter get in each other's way; one that costs is taken back. A
-    short order is over by the first step, so that one is not waited for.
+    While the workers themselves are busy, the line is not what bounds them: then there is no step
+    up. Where they are busy with more than bytes (small files), steps go down, for threads that
+    share one interpreter get in each other's way; one that costs is taken back. A short order is
+    over by the first step, so that one is not waited for.
     """
 
     allowed: int = FIRST
@@ -144,11 +146,13 @@ class Crowd:
             return
         self._step = 0
         if now >= self._hold:
-            self._step = self._next_step(busy, load)
+            self._step = self._next_step(busy, load, rate)
             self.allowed += self._step
             self._before = rate
 
-    def _next_step(self, busy: int, load: float) -> int:
+    def _next_step(self, busy: int, load: float, rate: float) -> int:
+        if load >= _LOADED and rate >= _MOVING * load:
+            return 0
         if load >= _LOADED:
             return -min(self.allowed // 2, max(self.allowed - self.least, 0))
         if busy < self.allowed:
