@@ -272,6 +272,9 @@ class Desk:
 
     def streaming(self, worker: int, window: Part) -> None:
         """A worker's bytes go into `window` from now on."""
+        # Not more often: the kernel likes to take the processor away in this call, and with it the
+        # interpreter's lock.
+        self._worked[worker] = time.thread_time()
         with self._change:
             self._aid.streaming(worker, window)
 
@@ -282,7 +285,6 @@ class Desk:
         Without a limit it takes no lock: each worker counts under its own number.
         """
         self._aid.landed[worker] += count
-        self._worked[worker] = time.thread_time()
         if not self._is_limited():
             return False
         with self._change:
