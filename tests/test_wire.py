@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import gc
 import itertools
+import os
 import select
 import socket
 import ssl
@@ -1134,6 +1136,32 @@ def test_records_of_a_connection_that_was_closed_are_no_more(
 
 
 @needs_openssl
+def test_what_is_freed_late_writes_nothing_to_another_file(
+    server_tls: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    """Freeing its BIO, OpenSSL 1.1.1 says goodbye on a descriptor, whoever has that by then."""
+    openssl, made = records._openssl(), ctypes.c_void_p()
+    assert openssl is not None
+    ours, theirs = socket.socketpair()
+    with raw_server(forever(FIVE), tls=server_tls) as server, ours, theirs:
+        channel = secured(server, trusting)
+        number = channel._sock.fileno()
+        channel.close()
+        os.dup2(ours.fileno(), number)
+        try:
+            assert channel._records is not None
+            openssl.BIO_ctrl(channel._records._bio, 110, 0, ctypes.byref(made))  # BIO_get_ssl
+            openssl.SSL_shutdown(made)
+            del channel
+            gc.collect()
+            theirs.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                theirs.recv(100)
+        finally:
+            os.close(number)
+
+
+@needs_openssl
 def test_a_broken_record_is_that_connection_s_trouble_alone(
     server_tls: ssl.SSLContext, trusting: ssl.SSLContext
 ) -> None:
@@ -1171,7 +1199,11 @@ class Deaf:
     ssl = property(lambda self: None, lambda self, made: None)
 
 
-@pytest.mark.parametrize("why", ["its symbols", "its kin", "its SSL"])
+def refuse(*_: object) -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("why", ["no symbols", "no callbacks", "LibreSSL", "no SSL"])
 def test_a_large_body_under_tls_is_exact_where_openssl_cannot_be_called(
     make: Make,
     server_tls: ssl.SSLContext,
@@ -1181,9 +1213,11 @@ def test_a_large_body_under_tls_is_exact_where_openssl_cannot_be_called(
     why: str,
 ) -> None:
     match why:
-        case "its symbols":
+        case "no symbols":
             monkeypatch.setitem(records._CALLS, "BIO_f_no_such", (None,))
-        case "its kin":
+        case "no callbacks":
+            monkeypatch.setattr(records, "_NEW", refuse)
+        case "LibreSSL":
             monkeypatch.setattr(ssl, "OPENSSL_VERSION", "LibreSSL 3.3.6")
         case _:
             monkeypatch.setattr(records, "_newest", Deaf())

@@ -10,7 +10,8 @@ Python keeps the connection: it shakes hands, checks the certificate, waits, tel
 It never shows its SSL, so OpenSSL's own callback for new ones (CRYPTO_get_ex_new_index(3)) tells
 which one a thread has just made, and SSL_get_fd(3) must agree. Only calls that OpenSSL documents
 are made, of the library that Python's `ssl` itself runs on. Where that cannot be called (built into
-the interpreter, a relative of OpenSSL, Windows), records come one at a time, as ever.
+the interpreter, a relative of OpenSSL, Windows, a system that forbids callbacks), records come one
+at a time, as ever.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ _CALLS: dict[str, tuple[Any, ...]] = {  # name: what comes back, then the argume
     "ERR_clear_error": (None,),
     "SSL_get_fd": (c_int, c_void_p),
     "SSL_set_default_read_buffer_len": (None, c_void_p, c_size_t),
+    "SSL_set_quiet_shutdown": (None, c_void_p, c_int),
     "SSL_set_read_ahead": (None, c_void_p, c_int),
 }
 
@@ -70,6 +72,9 @@ class Records:
         self._openssl = openssl
         openssl.SSL_set_default_read_buffer_len(of, _AHEAD)
         openssl.SSL_set_read_ahead(of, 1)
+        # OpenSSL 1.1.1 writes a close_notify when the BIO is freed: to a descriptor that may be
+        # another file's by then.
+        openssl.SSL_set_quiet_shutdown(of, 1)
         self._kept = kept  # Python's owner of the SSL: it must outlive what reads from it
         reader = openssl.BIO_new(openssl.BIO_f_ssl())
         openssl.BIO_ctrl(reader, _BIO_C_SET_SSL, _BIO_NOCLOSE, of)
@@ -102,9 +107,9 @@ def _openssl() -> ctypes.CDLL | None:
         for name, (result, *arguments) in _CALLS.items():
             call = getattr(openssl, name)
             call.restype, call.argtypes = result, arguments
-    except (AttributeError, OSError):
+        return openssl if _noting(openssl) else None
+    except (AttributeError, OSError, MemoryError):
         return None
-    return openssl if _noting(openssl) else None
 
 
 def _noting(openssl: ctypes.CDLL) -> bool:
