@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
+from datetime import time as day
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -713,8 +714,9 @@ def test_a_limit_that_is_lifted_while_bytes_are_counted(
         return rate
 
     monkeypatch.setattr(RateLimit, "at", lifted)
-    began = time.monotonic()
-    assert case.run(control=control, limit_rate=RateLimit(1024)).code is ExitCode.DONE
+    began, all_day = time.monotonic(), RateWindow(day.min, day.max, 1024)
+    limit = RateLimit(1024, (all_day,))  # asked what holds at this time of day
+    assert case.run(control=control, limit_rate=limit).code is ExitCode.DONE
     assert time.monotonic() - began < 2.0
 
 

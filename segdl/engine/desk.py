@@ -199,7 +199,8 @@ class Desk:
 
     def _rate(self) -> int | None:
         """Bytes a second that may come now, by the rate limit."""
-        return self._limit.at(datetime.now().time())
+        limit = self._limit
+        return limit.at(datetime.now().time()) if limit.windows else limit.always
 
     def _pause(self, until: float | None, now: float) -> float | None:
         """How long an idle worker waits, unless something changes."""
