@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -91,6 +92,19 @@ def test_a_plain_order_imports_nothing_that_only_others_need(case: Case) -> None
         "yaml",
     }
     assert names & others == set()
+
+
+def test_the_command_line_reads_many_records_of_tls_at_a_time(
+    case: Case, server_tls: ssl.SSLContext, ca_file: Path
+) -> None:
+    """As nobody else may: the process is its own."""
+    with FaultServer(tls=server_tls) as secure:
+        secure.put("/big", DATA)
+        case.put(DATA, url=secure.url("/big"))
+        case.manifest()
+        names = imported(case.folder, "order.json", "-o", "out", "--ca-file", ca_file)
+    assert "segdl.edges.transport.wire.records" in names
+    case.check_delivered()
 
 
 @pytest.mark.parametrize("name", [None, *shell.COMMANDS])

@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import ssl
+import sys
 import threading
 import time
 import traceback
@@ -20,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import trustme
 
+from segdl import process
+from segdl.edges.transport import wire
 from segdl.edges.transport.faults import (
     BadAnswer,
     BadRequest,
@@ -1037,6 +1040,7 @@ def test_a_large_body_under_tls_is_exact(
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("size", [1000, 4096, 4097, 262144])
+@pytest.mark.usefixtures("ours")
 def test_bodies_under_tls_are_exact_and_the_connection_is_kept(
     make: Make,
     server_tls: ssl.SSLContext,
@@ -1056,6 +1060,12 @@ def test_bodies_under_tls_are_exact_and_the_connection_is_kept(
         assert server.accepted == 1
 
 
+@pytest.fixture
+def ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is segdl's own, as on the command line."""
+    monkeypatch.setattr(process, "_ours", [True])
+
+
 def secured(server: RawServer, trusting: ssl.SSLContext) -> SecuredChannel:
     place = ("127.0.0.1", server.port)
     patience = Patience(5, TICK, after(5))
@@ -1070,6 +1080,7 @@ needs_openssl = pytest.mark.skipif(
 
 
 @needs_openssl
+@pytest.mark.usefixtures("ours")
 def test_many_records_are_read_in_one_call(
     server_tls: ssl.SSLContext, trusting: ssl.SSLContext, made: Callable[..., bytes]
 ) -> None:
@@ -1095,6 +1106,7 @@ def test_many_records_are_read_in_one_call(
 
 
 @needs_openssl
+@pytest.mark.usefixtures("ours")
 def test_threads_that_shake_hands_together_read_each_its_own(
     server_tls: ssl.SSLContext, trusting: ssl.SSLContext, made: Callable[..., bytes]
 ) -> None:
@@ -1121,6 +1133,7 @@ def test_threads_that_shake_hands_together_read_each_its_own(
 
 
 @needs_openssl
+@pytest.mark.usefixtures("ours")
 def test_records_of_a_connection_that_was_closed_are_no_more(
     server_tls: ssl.SSLContext, trusting: ssl.SSLContext
 ) -> None:
@@ -1136,6 +1149,7 @@ def test_records_of_a_connection_that_was_closed_are_no_more(
 
 
 @needs_openssl
+@pytest.mark.usefixtures("ours")
 def test_what_is_freed_late_writes_nothing_to_another_file(
     server_tls: ssl.SSLContext, trusting: ssl.SSLContext
 ) -> None:
@@ -1162,6 +1176,7 @@ def test_what_is_freed_late_writes_nothing_to_another_file(
 
 
 @needs_openssl
+@pytest.mark.usefixtures("ours")
 def test_a_broken_record_is_that_connection_s_trouble_alone(
     server_tls: ssl.SSLContext, trusting: ssl.SSLContext
 ) -> None:
@@ -1196,14 +1211,26 @@ def test_a_broken_record_is_that_connection_s_trouble_alone(
 class Deaf:
     """Where OpenSSL tells of a new SSL, and nobody hears it."""
 
-    ssl = property(lambda self: None, lambda self, made: None)
+    made = property(lambda self: set(), lambda self, made: None)
+
+
+def test_the_process_of_another_program_is_left_as_it_is(
+    server_tls: ssl.SSLContext, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL's callback would be called for every connection of that program."""
+    monkeypatch.setattr(records, "wrapped", None)
+    with raw_server(forever(FIVE), tls=server_tls) as server:
+        channel = secured(server, trusting)
+        with contextlib.closing(channel):
+            assert channel._records is None
 
 
 def refuse(*_: object) -> None:
     raise MemoryError
 
 
-@pytest.mark.parametrize("why", ["no symbols", "no callbacks", "LibreSSL", "no SSL"])
+@pytest.mark.parametrize("why", ["no ctypes", "no symbols", "no callbacks", "LibreSSL", "no SSL"])
+@pytest.mark.usefixtures("ours")
 def test_a_large_body_under_tls_is_exact_where_openssl_cannot_be_called(
     make: Make,
     server_tls: ssl.SSLContext,
@@ -1213,6 +1240,10 @@ def test_a_large_body_under_tls_is_exact_where_openssl_cannot_be_called(
     why: str,
 ) -> None:
     match why:
+        case "no ctypes":
+            monkeypatch.delitem(sys.modules, records.__name__)
+            monkeypatch.delattr(wire, "records")
+            monkeypatch.setitem(sys.modules, "ctypes", None)
         case "no symbols":
             monkeypatch.setitem(records._CALLS, "BIO_f_no_such", (None,))
         case "no callbacks":
@@ -1220,7 +1251,7 @@ def test_a_large_body_under_tls_is_exact_where_openssl_cannot_be_called(
         case "LibreSSL":
             monkeypatch.setattr(ssl, "OPENSSL_VERSION", "LibreSSL 3.3.6")
         case _:
-            monkeypatch.setattr(records, "_newest", Deaf())
+            monkeypatch.setattr(records, "_new", Deaf())
     records._openssl.cache_clear()
     monkeypatch.setattr(records, "Records", None)  # nobody may make one
     data = made(300_000, 3)

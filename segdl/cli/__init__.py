@@ -8,6 +8,7 @@ import signal
 import sys
 from contextlib import suppress
 
+from segdl.process import claim
 from segdl.version import VERSION
 
 TYPE_CHECKING = False  # see segdl/__init__.py
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _end_quietly()
         gc.set_threshold(_FEW_COLLECTIONS)
         _open_more()
+        claim()
         _leave(_run(sys.argv[1:]))
     return _run(list(argv))
 

@@ -59,6 +59,7 @@ from segdl.engine.task import Task
 if TYPE_CHECKING:
     from segdl.engine.runner import Done, Reply
 
+_CLOCKED = 0.2  # seconds between two looks at a worker's CPU time
 _IDLE_LOOK = 0.1  # seconds between two looks of an idle worker for somebody to help
 _MEET = 0.5  # seconds that a worker waits for one who helps it, before it calls that one back
 _GATHER = 0.02  # seconds that a merger waits for more drafts
@@ -101,6 +102,7 @@ class Desk:
         self._fixed = options.connections
         self._crowd = Crowd(least=min(cores(), 2))
         self._worked: dict[int, float] = {}  # CPU seconds by worker, and ~worker: its runner
+        self._clocked: dict[int, float] = {}  # by worker: when its CPU time was asked for
         self._offered: dict[int, None] = {}  # in order; they cost a number until their turn comes
         self._gathering = 0  # mergers that wait for more drafts
         self._held_back = 0  # workers that wait for mergers
@@ -273,9 +275,6 @@ class Desk:
 
     def streaming(self, worker: int, window: Part) -> None:
         """A worker's bytes go into `window` from now on."""
-        # Not more often: the kernel likes to take the processor away in this call, and with it the
-        # interpreter's lock.
-        self._worked[worker] = time.thread_time()
         with self._change:
             self._aid.streaming(worker, window)
 
@@ -286,6 +285,7 @@ class Desk:
         Without a limit it takes no lock: each worker counts under its own number.
         """
         self._aid.landed[worker] += count
+        self._clock(worker)
         if not self._is_limited():
             return False
         with self._change:
@@ -297,6 +297,12 @@ class Desk:
                 self._change.wait(end - now)
                 now = time.monotonic()
         return held
+
+    def _clock(self, worker: int) -> None:
+        """Now and then: of the time in which a worker held the interpreter's lock, three quarters
+        were in this call, since the kernel takes the processor away there."""
+        if (now := time.monotonic()) >= self._clocked.get(worker, 0.0) + _CLOCKED:
+            self._clocked[worker], self._worked[worker] = now, time.thread_time()
 
     def portion(self, most: int) -> int:
         """How many bytes a worker may take at once: under a rate limit its part of a moment's, so

@@ -1,16 +1,23 @@
 """A connection inside TLS: its handshake, and its records as bytes."""
 
+from __future__ import annotations
+
 import contextlib
 import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from segdl.edges.transport.faults import ConnectFailed, ConnectTimedOut, TLSRejected
 from segdl.edges.transport.wire.channel import Channel, Origin, reason, ticked
 from segdl.edges.transport.wire.patience import Patience
-from segdl.edges.transport.wire.records import Records, wrapped
+from segdl.process import is_ours
+
+if TYPE_CHECKING:
+    from segdl.edges.transport.wire.records import Records
 
 _preparing = threading.Lock()
 _prepared: WeakSet[ssl.SSLContext] = WeakSet()
@@ -55,7 +62,7 @@ def _secured(
     with contextlib.ExitStack() as undo:
         undo.callback(sock.close)  # once wrapped, `sock` is empty and this does nothing
         sock.settimeout(patience.tick)
-        secured, records = wrapped(
+        secured, records = _wrapped(
             lambda: prepared(context).wrap_socket(
                 sock,
                 server_hostname=host,
@@ -68,6 +75,17 @@ def _secured(
             patience.go_on(end)
         undo.pop_all()
     return secured, records
+
+
+def _wrapped(wrap: Callable[[], ssl.SSLSocket]) -> tuple[ssl.SSLSocket, Records | None]:
+    """What `wrap` makes, with its records where they can be read many at a time."""
+    if not is_ours():
+        return wrap(), None
+    try:
+        from segdl.edges.transport.wire.records import wrapped
+    except (ImportError, MemoryError):  # a Python, or a system, that has no ctypes
+        return wrap(), None
+    return wrapped(wrap)
 
 
 def _shaken(secured: ssl.SSLSocket) -> bool:
@@ -111,8 +129,9 @@ class SecuredChannel(Channel):
         return count
 
     def _more(self, view: memoryview) -> int:
-        """Bytes placed in `view` after those before it, 0 where nothing follows for now."""
-        return self._records.read(view) if self._records else self._sock.recv_into(view)
+        """Bytes placed in `view`, waited for as long as a tick; 0 at the end of the stream."""
+        come = self._records.read(view) if self._records else 0
+        return come or self._sock.recv_into(view)
 
     def _try_to_read(self) -> None:
         self._sock.setblocking(False)
