@@ -384,10 +384,12 @@ class Room:
             return self.refusal(wire, request, answer)
         try:
             wire.pause(self.seconds)
-            wire.answer(answer)
+            wire.send(answer.head)
+            wire.body(answer.body[:-1])
         finally:
             with self._lock:
                 self.inside -= 1
+        wire.body(answer.body[-1:])  # last: who has its answer does not find its own place taken
         return None
 
 
