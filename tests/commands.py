@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,8 +22,8 @@ from tests import canary
 from tests.canary import CANARY
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 30.0  # seconds after which a process that still runs has gone wrong
-QUIET = {"SEGDL_TIMEOUT": "5"}  # no test waits for a stall of half a minute
+PATIENCE = 40.0  # seconds after which a process that still runs has gone wrong
+QUIET = {"SEGDL_TIMEOUT": "20"}  # no test waits for a stall of half a minute
 
 # Whoever runs the tests may ignore signals: a child of a shell's `&` ignores Ctrl-C.
 SIGNALS = """
@@ -40,6 +39,7 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 EXEC = "os.execv(sys.argv[1], sys.argv[1:])"
 BIG = "import segdl.engine.front; segdl.engine.front.BIG = 1"  # for all targets
 MANY = "from tests.runners import always; always()"  # for all orders
+PATIENT = "import segdl.cli.signals; segdl.cli.signals.GRACE = 1000.0"
 MAIN = "import sys; from segdl.cli import main; sys.exit(main())"
 
 Ended = subprocess.CompletedProcess[str]
@@ -57,9 +57,12 @@ def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, 
     return {**kept, "HOME": str(home), **paths, **QUIET, **secrets, **(more or {})}
 
 
-def command(*arguments: str | Path, big: bool = False, many: bool = False) -> list[str]:
-    """If `big`, every target is written as one that is big; if `many`, by runners where it can."""
-    before = [text for text, wanted in ((BIG, big), (MANY, many)) if wanted]
+def command(
+    *arguments: str | Path, big: bool = False, many: bool = False, patient: bool = False
+) -> list[str]:
+    """If `big`, every target is written as one that is big; if `many`, by runners where it can. If
+    `patient`, a signal ends nothing that does not end by itself, however long that takes."""
+    before = [text for text, wanted in ((BIG, big), (MANY, many), (PATIENT, patient)) if wanted]
     program = ("-c", "\n".join((*before, MAIN))) if before else ("-m", "segdl")
     return [sys.executable, *program, *map(str, arguments)]
 
@@ -99,13 +102,12 @@ class Running:
         """The first event that is wanted."""
         return next(event for event in self.events() if wanted(event))
 
-    def stop(self, number: signal.Signals) -> tuple[int, float, str]:
-        """Send a signal: the exit code, the seconds until the end, standard error."""
-        began = time.monotonic()
+    def stop(self, number: signal.Signals) -> tuple[int, str]:
+        """Send a signal: the exit code and standard error."""
         self.process.send_signal(number)
         _, err = self.process.communicate(timeout=PATIENCE)
         check_output(err)
-        return self.process.returncode, time.monotonic() - began, err
+        return self.process.returncode, err
 
 
 @contextmanager
@@ -116,6 +118,7 @@ def running(
     prepare: str = "",
     big: bool = False,
     many: bool = False,
+    patient: bool = False,
     **more: Any,
 ) -> Iterator[Running]:
     """Start it, and see to it that it ends. `prepare` is Python, run in the child before segdl."""
@@ -124,8 +127,8 @@ def running(
     }  # fmt: skip
     launch = [sys.executable, "-c", f"{SIGNALS}\n{prepare}\n{EXEC}"]
     process = subprocess.Popen(
-        [*launch, *command(*arguments, big=big, many=many)], cwd=cwd, env=environment(cwd, env),
-        text=True, **streams | more,
+        [*launch, *command(*arguments, big=big, many=many, patient=patient)], cwd=cwd,
+        env=environment(cwd, env), text=True, **streams | more,
     )  # fmt: skip
     with process:
         try:

@@ -40,6 +40,9 @@ QUERY = (
 )
 SECRET_HEADER = {"X-Secret": f"Bearer {CANARY}header"}
 
+SOON = 15.0  # seconds: far longer than it takes, as a machine may stand still; far less than never
+HANGS = 25.0  # seconds after which a run does not end
+
 E = TypeVar("E", bound=Event)
 
 
@@ -241,7 +244,7 @@ def quick(**options: Any) -> Options:
         "segment_size": SEGMENT,
         "retries": 1,
         "patience": 1.0,
-        "timeout": 1.0,
+        "timeout": SOON,
     }
     return Options(**defaults | options)
 
@@ -266,7 +269,7 @@ def nothing_left_over() -> Iterator[None]:
         until(lambda: descriptors() <= before)  # servers live in this very process
 
 
-def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
+def until(true: Callable[[], bool], seconds: float = HANGS) -> None:
     """Wait until `true()`, looking now and again."""
     deadline = time.monotonic() + seconds
     while not true():
@@ -275,7 +278,7 @@ def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
 
 
 @contextmanager
-def never_hanging(control: segdl.Control, seconds: float = 8.0) -> Iterator[None]:
+def never_hanging(control: segdl.Control, seconds: float = HANGS) -> Iterator[None]:
     """Fail, rather than hang, when a run does not end."""
     late = threading.Event()
 

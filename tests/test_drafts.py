@@ -1103,7 +1103,7 @@ def test_cancelled_while_a_server_is_silent(case: Small, runners: list[int], blo
 def test_an_answer_that_is_shorter_than_asked_for(case: Small, runners: list[int]) -> None:
     names, began = case.add_several(60), time.monotonic()
     case.server.script(case.path(names[40]), faults.short_206(1000), on=1)
-    run = case.run(connections=1, timeout=8.0)
+    run = case.run(connections=1, timeout=60.0)
     run.report.raise_for_failures()
     assert time.monotonic() - began < 4.0
     assert 0 < sum(runners) < 60

@@ -339,7 +339,7 @@ def test_what_comes_from_there_is_not_counted_with_what_was_begun_here(
     case.put(DATA, pieces=pieces_of(DATA))
     case.server.script(PATH, faults.short_206(40_000), on=3)
     case.server.script(PATH, faults.hang_up(), on=range(4, 1000))
-    run = case.run(retries=0, connections=1, timeout=8.0)
+    run = case.run(retries=0, connections=1, timeout=60.0)
     assert status(case.out).present == 2 * SEGMENT + 40_000
     case.server.mend()
     (stick / NAME).write_bytes(DATA[: 4 * SEGMENT])

@@ -555,7 +555,7 @@ def test_the_manifest_s_file_is_replaced(case: Case) -> None:
             (fresh.write_text(resigned(case, 3600)), fresh.rename(case.folder / "order.json"))
         ),
     )
-    run = case.run(listener=listen, connections=2, timeout=10.0)
+    run = case.run(listener=listen, connections=2, timeout=60.0)
     assert run.code is ExitCode.DONE
     assert [event.target for event in run.of(events.TargetResumed)] == ["0.7z"]
     assert len(run.of(events.LinksRefreshed)) == 1

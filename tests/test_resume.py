@@ -338,7 +338,7 @@ def test_ctrl_c_in_the_callers_thread(case: Case) -> None:
     other = threading.Thread(target=interrupt)
     other.start()
     with nothing_left_over(), pytest.raises(KeyboardInterrupt):
-        options = quick(connections=1, timeout=8.0)
+        options = quick(connections=1, timeout=60.0)
         segdl.download(case.manifest(), case.out, options=options, on_event=listen)
     other.join()
     assert case.finish().held == 10_000

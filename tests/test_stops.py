@@ -1,4 +1,4 @@
-"""Signals while segdl starts, and while it hashes a large file: it ends within two seconds."""
+"""Signals while segdl starts, and while it hashes a large file: it ends, and does not go on."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import environment
+from tests.commands import PATIENCE, environment, running
 
 GIB = 1024**3
-SIZE = 60 * GIB  # sparse: nothing of it is on the disk, and hashing it takes half a minute
+SIZE = 240 * GIB  # sparse: nothing of it is on the disk, and hashing it takes minutes
 
 
 @pytest.fixture
@@ -39,19 +39,15 @@ def order(tmp_path: Path) -> Path:
     ids=["verify", "get"],
 )
 def test_a_signal_ends_the_hashing_of_a_large_file(order: Path, words: list[str]) -> None:
-    command = [sys.executable, "-m", "segdl", *words]
-    process = subprocess.Popen(command, cwd=order.parent, stderr=subprocess.DEVNULL)
-    until_it_reads(process)
-    process.send_signal(signal.SIGTERM)
-    began = time.monotonic()
-    assert process.wait(20) == 143
-    assert time.monotonic() - began < 2
+    with running(*words, cwd=order.parent, patient=True) as child:
+        until_it_reads(child.process)
+        assert child.stop(signal.SIGTERM)[0] == 143
     assert (order.parent / "out" / "large.bin").stat().st_size == SIZE
 
 
-def until_it_reads(process: subprocess.Popen[bytes]) -> None:
+def until_it_reads(process: subprocess.Popen[str]) -> None:
     """Wait until the process has read 256 MiB: then it hashes."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         text = Path(f"/proc/{process.pid}/io").read_text(encoding="ascii")
         if int(text.split()[1]) > GIB // 4:
@@ -82,7 +78,7 @@ def test_ctrl_c_while_segdl_is_imported(order: Path, module: str) -> None:
     """No traceback, whatever it is at; a shell says 130 of either end."""
     ended = subprocess.run(
         [sys.executable, "-c", COMMAND, module], cwd=order.parent, capture_output=True, text=True,
-        env=environment(order.parent), timeout=20, check=False,
+        env=environment(order.parent), timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert ended.returncode in (130, -signal.SIGINT)
     assert "Traceback" not in ended.stderr

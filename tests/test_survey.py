@@ -461,15 +461,15 @@ def test_silence_is_not_waited_for_long(case: Case, fault: Fault) -> None:
     assert found["exit_code"] == ExitCode.NETWORK
 
 
-def test_ctrl_c_ends_it_within_two_seconds(case: Case) -> None:
+def test_ctrl_c_ends_it_while_a_server_is_silent(case: Case) -> None:
     case.put(DATA)
     case.server.script(PATH, faults.blackhole())
     case.manifest()
-    with running("plan", "order.json", "-o", "out", cwd=case.folder) as child:
+    words, env = ("plan", "order.json", "-o", "out"), {"SEGDL_TIMEOUT": "600"}
+    with running(*words, cwd=case.folder, env=env, patient=True) as child:
         case.server.until(lambda: bool(case.server.requests))
-        code, seconds, err = child.stop(signal.SIGINT)
+        code, err = child.stop(signal.SIGINT)
     assert (code, "stopped" in err) == (130, True)
-    assert seconds < 2.0
     assert not case.out.exists()
 
 

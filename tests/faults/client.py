@@ -37,7 +37,7 @@ def ask(
     method: str = "GET",
     span: tuple[int, int] | None = None,
     tls: ssl.SSLContext | None = None,
-    timeout: float = 10.0,
+    timeout: float = 30.0,
 ) -> Reply:
     """Send one request on a new connection, the URL untouched; `span` is a half-open range.
 
@@ -58,7 +58,7 @@ def ask(
         connection.close()
 
 
-def raw(url: str, *headers: str, timeout: float = 10.0, stop: int | None = None) -> bytes:
+def raw(url: str, *headers: str, timeout: float = 30.0, stop: int | None = None) -> bytes:
     """Every byte that comes back to a GET with these header lines, heads and all.
 
     Plain HTTP only. It reads until the connection ends, in order or by a reset, or until `stop`

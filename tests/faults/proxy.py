@@ -140,12 +140,12 @@ class TCPProxy:
     ) -> None:
         self.down()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(2.0)
+        self._thread.join(20.0)
         self._listener.close()
         self._loop.close()
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(2.0)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(20.0)
 
     async def _up(self) -> None:
         if self._accepting is None:

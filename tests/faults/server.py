@@ -143,7 +143,7 @@ class FaultServer:
         with self._changed:
             return self._peak
 
-    def until(self, true: Callable[[], bool], seconds: float = 10.0) -> None:
+    def until(self, true: Callable[[], bool], seconds: float = 30.0) -> None:
         """Wait until `true()`, asked again whenever something happens here. Raises TimeoutError."""
         with self._changed:
             if not self._changed.wait_for(true, timeout=seconds):
@@ -161,7 +161,7 @@ class FaultServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Ends every thread within 2 seconds. A fault that crashed is raised here."""
+        """Ends every thread, at once if it can. A fault that crashed is raised here."""
         with self._changed:
             self._ending = True
             wires = list(self._wires)
@@ -169,7 +169,7 @@ class FaultServer:
             self._listener.shutdown(socket.SHUT_RDWR)
         for wire in wires:
             wire.end()
-        self._join(2.0)
+        self._join(20.0)
         self._listener.close()
         if error is None and self._crash is not None:
             raise self._crash
