@@ -31,6 +31,7 @@ from tests.orders import (
     PATH,
     SEGMENT,
     SIZE,
+    SOON,
     Case,
     Proof,
     facts,
@@ -126,7 +127,7 @@ def test_two_orders_in_two_threads(fault_server: FaultServer, tmp_path: Path) ->
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(SOON)
     assert [report.exit_code for report in reports] == [ExitCode.DONE] * 2
     for each in cases:
         each.check_delivered()
@@ -474,7 +475,7 @@ def test_ten_progress_events_a_second_at_most(case: Case) -> None:
             arrivals.append(time.monotonic())
 
     case.run(listener=note, connections=1)
-    assert len(arrivals) >= 8
+    assert len(arrivals) >= 3  # some of two seconds' worth: a machine may stand still
     assert len(arrivals) <= 10 * (arrivals[-1] - arrivals[0]) + 1.5
 
 
@@ -512,7 +513,7 @@ def elsewhere(act: Callable[[], object]) -> None:
     """Do it from another thread."""
     thread = threading.Thread(target=act)
     thread.start()
-    thread.join(10)
+    thread.join(SOON)
     assert not thread.is_alive()
 
 
@@ -605,13 +606,14 @@ def test_cancel_ends_a_long_wait(case: Case) -> None:
     case.put(DATA)
     case.server.script(PATH, faults.slow_down(60), on=range(2, 1000))
     control = segdl.Control()
-    began = time.monotonic()
-    case.run(control=control, patience=300.0, listener=once(events.Throttled, control.cancel))
+    held_back = once(events.Throttled, control.cancel)
+    run = case.run(control=control, patience=300.0, listener=held_back)
+    assert run.code is ExitCode.INTERRUPTED
     control = segdl.Control()
     stop = once(events.Progress, control.cancel)
     case.server.mend()
-    case.run(control=control, limit_rate=RateLimit(1024), listener=stop)
-    assert time.monotonic() - began < 2.0
+    run = case.run(control=control, limit_rate=RateLimit(1024), listener=stop)  # for minutes
+    assert run.code is ExitCode.INTERRUPTED
 
 
 def test_retry(case: Case) -> None:
@@ -693,11 +695,9 @@ def test_set_limit(case: Case) -> None:
     """A new limit holds at once, also for those who wait because of the old one."""
     case.put(made(10 * SEGMENT))
     control = segdl.Control()
-    began = time.monotonic()
     lift = once(events.Progress, lambda: control.set_limit(None))
-    run = case.run(control=control, limit_rate=RateLimit(1024), listener=lift)
+    run = case.run(control=control, limit_rate=RateLimit(1024), listener=lift)  # for ten minutes
     assert run.code is ExitCode.DONE
-    assert time.monotonic() - began < 2.0
 
 
 def test_a_limit_that_is_lifted_while_bytes_are_counted(
@@ -714,28 +714,26 @@ def test_a_limit_that_is_lifted_while_bytes_are_counted(
         return rate
 
     monkeypatch.setattr(RateLimit, "at", lifted)
-    began, all_day = time.monotonic(), RateWindow(day.min, day.max, 1024)
+    all_day = RateWindow(day.min, day.max, 1024)  # for ten minutes
     limit = RateLimit(1024, (all_day,))  # asked what holds at this time of day
     assert case.run(control=control, limit_rate=limit).code is ExitCode.DONE
-    assert time.monotonic() - began < 2.0
 
 
 def test_a_limit_that_was_lifted_leaves_no_debt(case: Case) -> None:
-    """Half a MiB that came at 2 MiB a second is not paid for at the next rate."""
-    case.put(made(9 * SEGMENT))
-    control, limits = segdl.Control(), [None, "128KiB"]
+    """Half a MiB that came at 2 MiB a second is not paid for at the next rate: that took minutes.
+    What is left takes half a second."""
+    case.put(made(8 * SEGMENT + 2000))
+    control, limits = segdl.Control(), [None, "4KiB"]
 
     def listen(event: segdl.Event) -> None:
-        while isinstance(event, events.Progress) and event.bytes and limits:
+        while isinstance(event, events.Progress) and event.bytes >= 8 * SEGMENT and limits:
             control.set_limit(limits.pop(0))
 
-    began = time.monotonic()
     run = case.run(
         control=control, connections=1, segment_size=16 * SEGMENT, limit_rate=RateLimit(2 << 20),
         listener=listen,
     )  # fmt: skip
     assert run.code is ExitCode.DONE
-    assert time.monotonic() - began < 2.0
 
 
 def test_set_limit_takes_what_the_command_line_takes(case: Case) -> None:
@@ -744,7 +742,7 @@ def test_set_limit_takes_what_the_command_line_takes(case: Case) -> None:
     control.set_limit("1MiB")
     began = time.monotonic()
     assert case.run(control=control).code is ExitCode.DONE
-    assert 0.5 < time.monotonic() - began < 2.0
+    assert time.monotonic() - began > 0.5
     with pytest.raises(segdl.UsageError, match=r"^--limit-rate: expected"):
         control.set_limit("fast")
 
@@ -755,7 +753,7 @@ def test_set_limit_before_it_starts(case: Case) -> None:
     control.set_limit(1024 * 1024)
     began = time.monotonic()
     assert case.run(control=control, limit_rate=RateLimit(1024)).code is ExitCode.DONE
-    assert 0.5 < time.monotonic() - began < 2.0
+    assert time.monotonic() - began > 0.5
 
 
 def resigned(case: Case, **changes: str) -> segdl.Manifest:
@@ -887,7 +885,7 @@ def test_every_method_from_many_threads(case: Case) -> None:
     def let_go() -> None:
         released[0].join()
         for thread in threads:
-            thread.join(10)
+            thread.join(SOON)
         control.resume()
 
     released.append(threading.Timer(0.0, let_go))
