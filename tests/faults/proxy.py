@@ -252,7 +252,7 @@ class TCPProxy:
 
     async def _drained(self, line: Line) -> None:
         """Until the client's kernel has every byte: a reset would drop what is still on the way."""
-        deadline = self._loop.time() + 1.0
+        deadline = self._loop.time() + 20.0
         while line.unacknowledged and self._loop.time() < deadline:
             await asyncio.sleep(GLANCE)
 

@@ -100,7 +100,7 @@ class Wire:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._sock.close()
 
-    def drain(self, seconds: float = 1.0) -> None:
+    def drain(self, seconds: float = 20.0) -> None:
         """Wait until the peer's kernel has acknowledged every byte, or `seconds` have passed."""
         deadline = time.monotonic() + seconds
         while self._unacknowledged() and time.monotonic() < deadline:
