@@ -693,6 +693,33 @@ def test_cancelled_while_tails_are_out(case: Case) -> None:
     once_each(second, 1)
 
 
+def test_cancelled_while_a_tail_is_waited_for(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the segment's own worker has before the tail is kept, up to its last byte."""
+    monkeypatch.setattr("segdl.engine.desk._MEET", 1000.0)
+    case.put(ONE, proof=Proof.DIGEST)
+    control = segdl.Control()
+
+    def fast_once_helped(wire: Wire, request: Seen, answer: Answer) -> Answer | None:
+        wire.send(answer.head)
+        for at in range(0, len(answer.body), 1000):
+            wire.pause(0.0 if helped(case, MIB) else 0.005)
+            wire.body(answer.body[at : at + 1000])
+        return None
+
+    def stop(event: segdl.Event) -> None:
+        begins = [request.range[0] for request in helped(case, MIB) if request.range]
+        if isinstance(event, events.Progress) and begins and event.bytes == begins[0] + 20_000:
+            control.cancel()
+
+    case.server.script(PATH, fast_once_helped)
+    case.server.script(PATH, faults.blackhole(20_000), on=lambda request: helping(request, MIB))
+    first = case.run(control=control, listener=stop, segment_size=MIB, connections=2, timeout=60.0)
+    assert first.code is ExitCode.INTERRUPTED
+    second = case.finish(segment_size=MIB)
+    assert second.held == first.report.bytes
+    once_each(second, 1)
+
+
 def test_paused_while_tails_are_out(case: Case) -> None:
     """All connections are closed before all has come; then it goes on, and ends exactly."""
     case.put(DATA, proof=Proof.DIGEST)

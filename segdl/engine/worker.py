@@ -209,7 +209,9 @@ class Worker(threading.Thread):
         return part
 
     def _meet(self, task: Task, work: Fetch, part: Part) -> None:
-        """The next bytes were lent: take in what has come of them."""
+        """The next bytes were lent: take in what has come of them. A run may be over before they
+        come, and what came before them is vouched for then."""
+        task.checkpoint(part, work.epoch)
         self._desk.meet(work, self._number, task, part)
         if self._interrupted():
             raise Dropped
