@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import ssl
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from hypothesis import settings
 from tests import canary
 from tests.faults import FaultServer
 from tests.servers import MinIO, Nginx, Rclone, S3Server, SeaweedFS
+from tests.steady import Steady
 
 S3_SERVERS: dict[str, type[S3Server]] = {"seaweed": SeaweedFS, "rclone": Rclone, "minio": MinIO}
 SERVER_FIXTURES = {*S3_SERVERS, "nginx", "s3"}
@@ -53,6 +55,22 @@ def _made(size: int, seed: int) -> bytes:
 def made() -> Made:
     """`made(size, seed)`: that many bytes, the same ones every time."""
     return _made
+
+
+@pytest.fixture
+def standstills() -> Iterator[Steady]:
+    """Tells how long the machine stood still during a test, whose time goes on."""
+    with Steady() as clock:
+        yield clock
+
+
+@pytest.fixture
+def steady() -> Iterator[Steady]:
+    """The time of this process stands still while the machine does."""
+    with Steady() as clock, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "monotonic", clock.monotonic)
+        patch.setattr(time, "time", clock.time)
+        yield clock
 
 
 @pytest.fixture

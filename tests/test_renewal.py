@@ -32,12 +32,13 @@ from segdl.core.urls import parse_url
 from segdl.edges.command import output_of
 from segdl.edges.manifest_file import ManifestFile
 from tests.canary import CANARY
-from tests.commands import ROOT, Running, check_output, environment, running
+from tests.commands import PATIENCE, ROOT, Running, check_output, environment, running
 from tests.commands import segdl as run_segdl
 from tests.faults import EVERY_PATH, FaultServer, faults
 from tests.faults.answers import Answer, Seen
 from tests.faults.wire import Fault, Wire
 from tests.orders import (
+    HANGS,
     SECRET_HEADER,
     SEGMENT,
     Case,
@@ -47,6 +48,7 @@ from tests.orders import (
     nothing_left_over,
 )
 from tests.servers import S3Server
+from tests.steady import Steady
 
 MIB = 1024 * 1024
 
@@ -282,7 +284,7 @@ def test_a_command_that_takes_too_long_leaves_nobody() -> None:
     began = time.monotonic()
     with pytest.raises(BrokenError, match="takes too long"):
         output_of(["sh", "-c", "echo $$; sleep 60 & sleep 60"], MIB, 0.3, never)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < HANGS
 
 
 def test_a_command_is_interrupted() -> None:
@@ -291,7 +293,7 @@ def test_a_command_is_interrupted() -> None:
     began = time.monotonic()
     with pytest.raises(BrokenError, match="was interrupted"):
         output_of(["sleep", "60"], MIB, 60, over.is_set)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < HANGS
 
 
 def test_the_words_of_a_command() -> None:
@@ -378,6 +380,7 @@ def when(kind: type[events.Event], act: Callable[[], object]) -> Callable[[event
     return listen
 
 
+@pytest.mark.usefixtures("steady")
 def test_the_refresh_url_brings_links(case: Case) -> None:
     """Once for the order, with nothing held fetched again; headers by origin alone are sent."""
     put(case)
@@ -394,6 +397,7 @@ def test_the_refresh_url_brings_links(case: Case) -> None:
     assert data_sent(case) == 4 * ORDER
 
 
+@pytest.mark.usefixtures("steady")
 def test_links_of_a_few_seconds(case: Case) -> None:
     """An order that lasts longer than any of its links, with as many refreshes as it takes."""
     put(case, 6, 1)
@@ -423,6 +427,7 @@ BAD: dict[str, tuple[Callable[[Case], str], str]] = {
 }
 
 
+@pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize(("text", "message"), BAD.values(), ids=list(BAD))
 def test_a_manifest_that_is_no_good(case: Case, text: Callable[[Case], str], message: str) -> None:
     """It is told, asked again later, and waited for as long as patience lasts."""
@@ -448,6 +453,7 @@ ANSWERS = {
 }
 
 
+@pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize(("fault", "message"), ANSWERS.values(), ids=list(ANSWERS))
 def test_a_refresh_url_that_fails(
     case: Case, fault: Fault, message: str, monkeypatch: pytest.MonkeyPatch
@@ -463,6 +469,7 @@ def test_a_refresh_url_that_fails(
     assert message in told.message
 
 
+@pytest.mark.usefixtures("steady")
 def test_headers_do_not_follow_to_another_origin(case: Case) -> None:
     put(case, 2)
     with FaultServer() as other:
@@ -486,6 +493,7 @@ def writer(case: Case, *texts: str) -> tuple[str, ...]:
             CANARY)  # fmt: skip
 
 
+@pytest.mark.usefixtures("steady")
 @pytest.mark.plants_secrets
 def test_the_refresh_command_brings_links(case: Case) -> None:
     put(case)
@@ -495,6 +503,7 @@ def test_the_refresh_command_brings_links(case: Case) -> None:
     assert not asked_for_manifest(case)  # the command comes first
 
 
+@pytest.mark.usefixtures("steady")
 @pytest.mark.plants_secrets
 def test_the_refresh_url_stands_in_for_the_command(case: Case) -> None:
     put(case)
@@ -511,10 +520,8 @@ def test_a_command_that_hangs_holds_nobody(case: Case) -> None:
     put(case, 1)
     control = segdl.Control()
     threading.Timer(0.7, control.cancel).start()
-    began = time.monotonic()
     run = case.run(control=control, refresh_command=("sleep", "60"), patience=60.0)
     assert run.code is ExitCode.INTERRUPTED
-    assert time.monotonic() - began < 2.0
 
 
 def test_a_command_that_hangs_keeps_nobody_from_the_manifest_s_file(case: Case) -> None:
@@ -522,12 +529,11 @@ def test_a_command_that_hangs_keeps_nobody_from_the_manifest_s_file(case: Case) 
     fresh, order = case.folder / "fresh", case.folder / "order.json"
     fresh.write_text(resigned(case, 3600))
     hanging = ("sh", "-c", f"mv {shlex.quote(str(fresh))} {shlex.quote(str(order))}; sleep 60")
-    began = time.monotonic()
     run = case.run(refresh_command=hanging, patience=60.0)
     assert run.code is ExitCode.DONE
-    assert time.monotonic() - began < 5.0
 
 
+@pytest.mark.usefixtures("steady")
 def test_a_manifest_that_echoes_the_secret_of_its_url(case: Case) -> None:
     put(case, 1)
     serving(case, lambda: json.dumps({"segdl": 1, CANARY: CANARY, "files": []}))
@@ -537,6 +543,7 @@ def test_a_manifest_that_echoes_the_secret_of_its_url(case: Case) -> None:
     assert "***: unknown key" in told.message
 
 
+@pytest.mark.usefixtures("steady")
 def test_the_manifest_s_file_is_replaced(case: Case) -> None:
     put(case, 1)
     gate = threading.Event()
@@ -561,6 +568,7 @@ def test_the_manifest_s_file_is_replaced(case: Case) -> None:
     assert len(run.of(events.LinksRefreshed)) == 1
 
 
+@pytest.mark.usefixtures("steady")
 def test_a_broken_file_is_told_of_once(case: Case) -> None:
     """The old links stay."""
     put(case, 4, 3600)
@@ -574,6 +582,7 @@ def test_a_broken_file_is_told_of_once(case: Case) -> None:
     assert told.wait is None
 
 
+@pytest.mark.usefixtures("steady")
 def test_a_file_of_another_order_is_told_of(case: Case) -> None:
     put(case, 4, 3600)
     other = '{"segdl": 1, "files": [{"path": "b", "url": "http://h/b"}]}'
@@ -726,12 +735,12 @@ def test_refresh_hands_the_manifest_to_who_is_at_work(case: Case, stdin: bool) -
     case.extra["order"] = "out"
     order = case.manifest()
     fresh = rewritten(case, resigned(case, 7200, order="out"))
+    gate = threading.Event()
+    case.server.script("/3.7z", faults.held(gate, 1000), on=1)
     with running(order, *GET, cwd=case.folder) as child:
         segments_done(child, 1)
-        began = time.monotonic()
         given = ("-", "-o", "out") if stdin else (fresh,)  # by its order's name
         code, out, err = refresh(case, *given, stdin=fresh.read_text() if stdin else "")
-        took = time.monotonic() - began
         assert (code, err) == (0, "")
         assert out == "Fresh links for 4 files of the order under way in out\n"
         said = child.until(lambda event: event["event"] == "links_refreshed")
@@ -739,10 +748,10 @@ def test_refresh_hands_the_manifest_to_who_is_at_work(case: Case, stdin: bool) -
         assert stat.S_ISSOCK((case.out / ".segdl" / "control").lstat().st_mode)
         for path in files_under(case.out):
             assert CANARY.encode() not in path.read_bytes()
-        rest, err = child.process.communicate(timeout=30)
+        gate.set()
+        rest, err = child.process.communicate(timeout=PATIENCE)
         check_output(rest + err)
         assert child.process.returncode == 0
-    assert took < 3.0  # most of it starts Python
     assert not (case.out / ".segdl" / "control").exists()
     assert data_sent(case) == 4 * ORDER
     case.check_delivered()
@@ -847,7 +856,7 @@ ARCHIVE = 300 * 1024
 
 
 @pytest.mark.slow
-def test_an_order_outlives_its_links(s3: S3Server, tmp_path: Path) -> None:
+def test_an_order_outlives_its_links(s3: S3Server, standstills: Steady, tmp_path: Path) -> None:
     """Through three refreshes, hot and cold, from a real server; nothing is fetched again."""
     data = {f"{type(s3).__name__}/{n}.7z": made(ARCHIVE + n, n) for n in range(20)}
     bucket = s3.bucket_at(f"http://127.0.0.1:{s3.port}")
@@ -867,25 +876,23 @@ def test_an_order_outlives_its_links(s3: S3Server, tmp_path: Path) -> None:
     command = ["--limit-rate", rate, "--progress", "json", "-c", "4"]
     fetched, refreshed, ends = 0, 0, list[int]()
     order = sign("order.json")
-    while 0 not in ends and len(ends) < 9:
+    while 0 not in ends and len(ends) < 20:
         with running("refresh", order, *command, cwd=tmp_path) as child:
             for event in child.events():
                 refreshed += event["event"] == "links_refreshed"
                 if event["event"] in ("url_expiring", "url_expired"):
                     sign("order.json")  # its own file is replaced: once for each of their ends
-                if event["event"] == "links_refreshed" and refreshed == 2 and 143 not in ends:
+                if event["event"] == "links_refreshed" and refreshed >= 2 and 143 not in ends:
                     child.process.send_signal(signal.SIGTERM)
                 if event["event"] == "order_finished":
                     fetched += event["bytes"]
             ends.append(child.process.wait())
         order = sign("order.json")
-    assert ends[-1] == 0 and ends.count(143) == 1
-    assert set(ends) <= {
-        0,
-        3,
-        143,
-    }  # 3: all links ended before the file was replaced
-    assert refreshed >= 2
+    assert ends[-1] == 0
+    assert set(ends) <= {0, 3, 143}  # 3: all links ended before the file was replaced
+    if standstills.lost < LINKS / 4:  # else links may have ended before anybody could look
+        assert ends.count(143) == 1
+        assert refreshed >= 2
     print(f"{type(s3).__name__}: {refreshed} hot and {len(ends) - 1} cold, {fetched} bytes fetched")
     assert fetched == sum(map(len, data.values()))
     assert all((tmp_path / "out" / key).read_bytes() == content for key, content in data.items())

@@ -570,6 +570,7 @@ def resign(case: Case, seconds: float) -> Path:
 ORDER = 4 * SEGMENT + 777
 
 
+@pytest.mark.usefixtures("steady")
 def test_links_that_end_on_the_way(case: Case, refused: list[Seen]) -> None:
     """Told in time, paused with few refusals, the others go on, and nothing is fetched again."""
     query = lasting(3)
@@ -668,6 +669,7 @@ def dated(ahead: float) -> Fault:
     return fault
 
 
+@pytest.mark.usefixtures("steady")
 def test_the_forecast_is_by_the_server_s_clock(case: Case) -> None:
     """By this machine's the links would last for an hour more."""
     case.server.mend()
@@ -714,6 +716,7 @@ def renewing(case: Case, hand: Hand, seconds: float) -> Callable[[segdl.Event], 
     return listen
 
 
+@pytest.mark.usefixtures("steady")
 def test_links_of_a_few_seconds_are_renewed_before_they_end(
     case: Case, refused: list[Seen]
 ) -> None:
@@ -733,6 +736,7 @@ def test_links_of_a_few_seconds_are_renewed_before_they_end(
     assert case.server.sent() == 5 * ORDER
 
 
+@pytest.mark.usefixtures("steady")
 def test_paused_targets_wait_for_links_that_may_come(case: Case) -> None:
     for number in range(3):
         case.put(made(ORDER, number), f"/{number}.7z", query=lasting(-500))
@@ -759,6 +763,7 @@ def test_paused_targets_wait_for_links_that_may_come(case: Case) -> None:
     assert len(run.of(events.TargetResumed)) == 3
 
 
+@pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize("patient", [True, False])
 def test_links_that_never_come_are_waited_for_as_long_as_patience_lasts(
     case: Case, patient: bool
