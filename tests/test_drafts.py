@@ -42,9 +42,9 @@ from segdl.engine.errand import Errand, Errands
 from segdl.engine.runner import Reply, Runner
 from segdl.engine.stakes import MOST_LOST
 from segdl.engine.task import DRAFT
-from tests.commands import command, environment, running
+from tests.commands import PATIENCE, command, environment, running
 from tests.faults import EVERY_PATH, Answer, FaultServer, Seen, Wire, faults
-from tests.orders import Case, Proof, Run, made, pieces_of, until
+from tests.orders import SOON, Case, Proof, Run, made, pieces_of, until
 from tests.runners import always
 from tests.test_resume import DATA as LARGE
 from tests.test_resume import WAYS, Child, fingerprint
@@ -428,7 +428,7 @@ def test_kill_9_at_random_moments(case: Small, seed: int) -> None:
                 )
             )
             child.process.send_signal(signal.SIGKILL)
-            assert child.process.wait(10.0) in (-signal.SIGKILL, 0)
+            assert child.process.wait(PATIENCE) in (-signal.SIGKILL, 0)
         case.server.until(lambda: case.server.open == 0)
         case.check_finals()
         assert case.strays() <= {"order.new", "draft.new"}
@@ -1076,24 +1076,25 @@ def test_what_a_crash_costs_is_bounded_with_errands(
 
 
 @pytest.mark.parametrize("blocked", [False, True])
-def test_cancelled_while_a_server_is_silent(case: Small, runners: list[int], blocked: bool) -> None:
-    """What is complete is delivered, at once: also where whoever calls blocks the signal."""
+def test_cancelled_while_a_server_is_silent(
+    case: Small, runners: list[int], blocked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is complete is delivered, with no runner killed: also where whoever calls blocks the
+    signal."""
+    monkeypatch.setattr("segdl.engine.runner._GRACE", 1000.0)
     names = case.add_several(60)
     control = segdl.Control()
 
     def silent(wire: Wire, request: Seen, answer: Answer) -> Answer | None:
-        began.append(time.monotonic())
         control.cancel()
         return faults.blackhole(100)(wire, request, answer)
 
-    began: list[float] = []
     case.server.script(case.path(names[40]), silent)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM} if blocked else ())
     try:
-        run = case.run(control=control, connections=1, timeout=30.0)
+        run = case.run(control=control, connections=1, timeout=60.0)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    assert time.monotonic() - began[0] < 2.0
     assert run.code is ExitCode.INTERRUPTED
     assert case.receipts() == case.delivered() == set(names[:40])
     assert runners[-1] == 9
@@ -1101,11 +1102,10 @@ def test_cancelled_while_a_server_is_silent(case: Small, runners: list[int], blo
 
 
 def test_an_answer_that_is_shorter_than_asked_for(case: Small, runners: list[int]) -> None:
-    names, began = case.add_several(60), time.monotonic()
+    names = case.add_several(60)
     case.server.script(case.path(names[40]), faults.short_206(1000), on=1)
     run = case.run(connections=1, timeout=60.0)
     run.report.raise_for_failures()
-    assert time.monotonic() - began < 4.0
     assert 0 < sum(runners) < 60
     case.check_delivered()
 
@@ -1115,7 +1115,8 @@ def test_one_connection_with_a_runner(case: Small, runners: list[int]) -> None:
     opened: list[int] = []
 
     def count(wire: Wire, request: Seen, answer: Answer) -> Answer:
-        time.sleep(0.02)  # the server hears of a connection's end a moment later
+        with suppress(TimeoutError):  # the server hears of a connection's end a moment later
+            case.server.until(lambda: case.server.open == 1, SOON)
         opened.append(case.server.open)
         return answer
 
@@ -1183,7 +1184,7 @@ from segdl.edges.workspace import Workspace
 from segdl.engine.runner import Runner
 runner = Runner(0, Workspace(Path(sys.argv[1])), None, Reach(timeout=5.0))
 runner.start()
-runner._channel.poll(10.0)
+runner._channel.poll(40.0)
 if copy := os.fork():
     print(runner._process.pid, copy, flush=True)
     os.kill(os.getpid(), 9)
@@ -1248,7 +1249,7 @@ def test_errands_go_on_after_a_pause(case: Small, runners: list[int]) -> None:
 def test_a_runner_does_not_wait_for_a_silent_server(case: Small, runners: list[int]) -> None:
     case.add_several(60)
     case.server.script("/o/40", faults.blackhole(100), on=1)
-    case.run(connections=1, timeout=1.0).report.raise_for_failures()
+    case.run(connections=1, timeout=1.0, retries=8).report.raise_for_failures()
     case.check_delivered()
     assert sum(runners) > 31
 
