@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 Handler = Callable[[socket.socket], None]
-PATIENCE = 10.0  # seconds after which a handler that still waits has gone wrong
+PATIENCE = 40.0  # seconds after which a handler that still waits has gone wrong
 
 
 class RawServer:

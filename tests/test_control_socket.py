@@ -18,7 +18,7 @@ import pytest
 from segdl.core.errors import ExitCode, Fault, ManifestError, UsageError
 from segdl.service import control_socket
 from segdl.service.control_socket import Act, Refused, ask, served
-from tests.orders import nothing_left_over, until
+from tests.orders import SOON, nothing_left_over, until
 
 
 def echo(request: dict[str, Any]) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def connected(out: Path) -> Iterator[socket.socket]:
     folder = os.open(out / ".segdl", os.O_RDONLY)
     try:
         with socket.socket(socket.AF_UNIX) as peer:
-            peer.settimeout(5)
+            peer.settimeout(4 * SOON)
             peer.connect(f"/proc/self/fd/{folder}/control")
             yield peer
     finally:
@@ -140,12 +140,15 @@ def test_one_who_says_half_and_hangs_up(out: Path) -> None:
         assert isinstance(ask(out, "echo", text="x"), dict)
 
 
-def test_one_who_says_nothing_holds_it_no_longer_than_the_run_lasts(out: Path) -> None:
+def test_one_who_says_nothing_holds_it_no_longer_than_the_run_lasts(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segdl.service.control_socket._PATIENCE", 4 * SOON)
     with serving(out):
         peer = connected(out)
         peer.__enter__()
         began = time.monotonic()
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < SOON
     peer.__exit__(None, None, None)
 
 
@@ -173,7 +176,7 @@ def test_another_user_is_not_heard(out: Path, monkeypatch: pytest.MonkeyPatch) -
     with serving(out, {"hear": hear}):
         monkeypatch.setattr(control_socket, "_user", lambda peer: 12345)
         with connected(out) as peer:
-            peer.settimeout(5)
+            peer.settimeout(4 * SOON)
             assert peer.recv(1) == b""
         assert ask(out, "hear") is None  # nor is another user told anything
     assert not heard.is_set()
@@ -213,6 +216,6 @@ def test_many_at_once_are_all_answered(out: Path) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(SOON)
     until(lambda: len(answers) == 20)
     assert all(isinstance(answer, dict) for answer in answers)
