@@ -16,8 +16,9 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -130,6 +131,17 @@ class FaultServer:
         """Bytes of bodies handed to the kernel, of one path or of all."""
         with self._changed:
             return sum(each.sent for each in self._exchanges if path in (None, each.seen.path))
+
+    def unread(self) -> int:
+        """Bytes that lie in the kernel for clients on this machine, heads too: sent, and not read.
+
+        For clients that stand still: it waits until the server stands still as well.
+        """
+        before = -1
+        while before != self.sent():
+            before = self.sent()
+            found = sum(_queued(self.port))
+        return found
 
     @property
     def open(self) -> int:
@@ -286,6 +298,17 @@ class FaultServer:
             exchange.sent += taken
             self._changed.notify_all()
             return taken
+
+
+def _queued(port: int) -> Iterator[int]:
+    """What each end of a port's connections has not handed on yet (Linux: proc(5), net/tcp)."""
+    for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
+        _, ours, theirs, _, queues, *_ = line.split()
+        tx, _, rx = queues.partition(":")
+        if ours.endswith(f":{port:04X}"):
+            yield int(tx, 16)
+        elif theirs.endswith(f":{port:04X}"):
+            yield int(rx, 16)
 
 
 def _fits(

@@ -27,7 +27,7 @@ from segdl.engine import front
 from tests import runners
 from tests.commands import check_output, environment
 
-PATIENCE = 30.0  # seconds after which a run that goes on has gone wrong
+PATIENCE = 60.0  # seconds after which a run that goes on has gone wrong
 _LOOK = 0.001  # seconds between two looks at a run
 _PR_SET_PTRACER = 0x59616D61  # prctl(2)
 
@@ -82,6 +82,12 @@ class Child:
             except ProcessLookupError:
                 time.sleep(_LOOK)
         return None
+
+    def stop(self) -> None:
+        """Let the whole group stand still, as before a kill; nothing if it has ended."""
+        self.signal(signal.SIGSTOP)
+        while not (self.ended or stands_still(self.pid)):
+            time.sleep(_LOOK)
 
     def wait(self) -> int:
         """Its exit code, or minus the signal that ended it. What it said is checked."""
@@ -153,6 +159,15 @@ def _live(
         while not _is_traced(os.getpid()):
             time.sleep(_LOOK)
     sys.exit(shell.run(arguments))
+
+
+def stands_still(pid: int) -> bool:
+    """Whether every thread of a process is stopped, or over."""
+    with suppress(OSError):
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        states = [(each / "stat").read_text().rpartition(")")[2].split()[0] for each in threads]
+        return set(states) <= {"T", "Z", "X"}
+    return False
 
 
 def _runs(pid: int, folder: Path) -> bool:
