@@ -293,9 +293,7 @@ def _judged(plan: Plan, ends: Ends) -> Figures:
         assert cost <= plan.again(count), f"{cost} bytes again after {count} ends: {plan}, {ends}"
     again = sum(ends.sent) - sum(ends.unread) - plan.total
     most = plan.again(len(plan.moments) + (plan.lost is not None))
-    assert 0 <= again + sum(ends.unread) and again <= most, (
-        f"{again} bytes again in all: {plan}, {ends}"
-    )
+    assert -sum(ends.unread) <= again <= most, f"{again} bytes again in all: {plan}, {ends}"
     dearest = max((cost / count / plan.connections for count, cost in costs), default=0)
     ranged = all(wanted.ranged for wanted in plan.wanted)
     return {
