@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,7 @@ def through(case: Case, proxy: TCPProxy, data: bytes = DATA) -> None:
     case.put(data, proof=Proof.DIGEST, url=f"http://127.0.0.1:{proxy.port}{PATH}?{QUERY}")
 
 
+@pytest.mark.usefixtures("steady")
 def test_n05_a_slow_line_is_no_stall(case: Case) -> None:
     """8 Mbit/s over eight connections with a window of half a second: nobody is given up."""
     with TCPProxy(case.server.host, case.server.port) as proxy:
@@ -51,6 +51,7 @@ def test_n05_small_cuts_all_the_time(case: Case) -> None:
         assert case.server.sent() <= 2 * len(DATA)
 
 
+@pytest.mark.usefixtures("steady")
 def test_n05_a_line_that_is_down_for_a_while(case: Case) -> None:
     """Silent for three stall windows, open connections and new ones: nothing is given up."""
     with TCPProxy(case.server.host, case.server.port) as proxy:
@@ -80,9 +81,7 @@ def test_a_listener_that_blocks_holds_nobody_else(case: Case) -> None:
             until(lambda: case.server.sent() == len(DATA))
         seen.append(event.event)
 
-    began = time.monotonic()
     run = case.run(listener=listen)
     assert run.code is ExitCode.DONE
-    assert time.monotonic() - began < 10.0
     assert seen[0] == "order_started" and seen[-1] == "order_finished"
     assert seen.count("target_done") == 1 and case.final(NAME).read_bytes() == DATA

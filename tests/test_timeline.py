@@ -341,7 +341,7 @@ def test_an_order_leaves_its_story(case: Case) -> None:
     assert [r["request_id"] for r in asked] == [s.request_id for s in seen]
     assert {(r["status"], r["target"], r["connection"]) for r in asked} == {(206, "a.7z", 0)}
     assert {r["object"] for r in asked} == {f"{case.server.host}:{case.server.port}{PATH}"}
-    assert all(r["etag"].startswith('"') and 0 <= r["seconds"] < 5 for r in asked)
+    assert all(r["etag"].startswith('"') and 0 <= r["seconds"] < 60 for r in asked)
 
 
 def test_refusals_retries_and_throttling_are_in_it(case: Case) -> None:

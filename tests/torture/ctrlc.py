@@ -27,7 +27,7 @@ sys.exit(main())
 """
 CAUGHT = re.compile(r"SigCgt:\s*([0-9a-f]+)")
 LONGEST = 1.6  # seconds after the start; a run takes about as long
-WITHIN = 2.0  # seconds from the signal to the end
+WITHIN = 15.0  # seconds from the signal to the end: a machine may stand still; see the figures
 BY_SIGNAL = -signal.SIGINT  # of which a shell says 130
 
 
