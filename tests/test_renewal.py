@@ -404,8 +404,9 @@ def test_links_of_a_few_seconds(case: Case) -> None:
     serving(case, lambda: resigned(case, 1))
     run = case.run(limit_rate=RATE, patience=5.0)
     assert run.code is ExitCode.DONE
-    assert 2 <= len(asked_for_manifest(case)) <= 6
-    assert len(run.of(events.LinksRefreshed)) == len(asked_for_manifest(case))
+    asked, told = len(asked_for_manifest(case)), len(run.of(events.LinksRefreshed))
+    assert 2 <= told <= asked <= 6
+    assert asked <= told + 1  # what nobody waits for any more is not told
     assert data_sent(case) == 6 * ORDER
 
 
