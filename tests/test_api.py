@@ -601,6 +601,13 @@ def test_cancelled_when_everything_is_done(case: Case) -> None:
     assert run.code is ExitCode.DONE
 
 
+@pytest.fixture
+def in_lumps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the lowest rate limit a worker waits for a minute: it takes a whole segment at once."""
+    monkeypatch.setattr("segdl.engine.desk._MORSEL", SEGMENT)
+
+
+@pytest.mark.usefixtures("in_lumps")
 def test_cancel_ends_a_long_wait(case: Case) -> None:
     """A host that is held back for a minute, and a limit that has to be paid for."""
     case.put(DATA)
@@ -691,15 +698,17 @@ def test_retry_after_wrong_content_fetches_all_of_it_again(case: Case) -> None:
     assert case.server.sent(PATH) == 3 * SIZE
 
 
+@pytest.mark.usefixtures("in_lumps")
 def test_set_limit(case: Case) -> None:
     """A new limit holds at once, also for those who wait because of the old one."""
     case.put(made(10 * SEGMENT))
     control = segdl.Control()
     lift = once(events.Progress, lambda: control.set_limit(None))
-    run = case.run(control=control, limit_rate=RateLimit(1024), listener=lift)  # for ten minutes
+    run = case.run(control=control, limit_rate=RateLimit(1024), listener=lift)  # for minutes
     assert run.code is ExitCode.DONE
 
 
+@pytest.mark.usefixtures("in_lumps")
 def test_a_limit_that_is_lifted_while_bytes_are_counted(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -714,7 +723,7 @@ def test_a_limit_that_is_lifted_while_bytes_are_counted(
         return rate
 
     monkeypatch.setattr(RateLimit, "at", lifted)
-    all_day = RateWindow(day.min, day.max, 1024)  # for ten minutes
+    all_day = RateWindow(day.min, day.max, 1024)  # for minutes
     limit = RateLimit(1024, (all_day,))  # asked what holds at this time of day
     assert case.run(control=control, limit_rate=limit).code is ExitCode.DONE
 

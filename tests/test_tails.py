@@ -6,6 +6,7 @@ First the open parts of a target on real files, then whole orders from a server 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import shutil
 import signal
@@ -530,8 +531,11 @@ def test_n04_the_last_connection_trickles_for_ever(case: Case) -> None:
     assert FAR_SLOWER in retry.message
 
 
-def test_one_that_trickles_does_not_keep_help_from_others(case: Case) -> None:
+def test_one_that_trickles_does_not_keep_help_from_others(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the slowest one may still lend is too little: the next slowest is helped."""
+    monkeypatch.setattr("segdl.core.pace._LAG", math.inf)  # it is not given up
     data = made(3 * MIB)
     case.put(data)
 
