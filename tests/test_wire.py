@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import trustme
@@ -1032,6 +1033,38 @@ def test_a_large_body_under_tls_is_exact(
         for size in (1000, 262144):
             assert drained(get(transport, server, scheme="https"), size) == data
         assert server.accepted == 1
+
+
+class Closed:
+    """An SSLSocket of a Python that keeps nothing inside that could be read instead."""
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        self._closed = sock
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_sslobj":
+            raise AttributeError(name)
+        return getattr(self._closed, name)
+
+
+def test_a_large_body_under_tls_is_exact_where_records_cannot_be_read_directly(
+    make: Make,
+    server_tls: ssl.SSLContext,
+    trusting: ssl.SSLContext,
+    made: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prepare = SecuredChannel._prepare
+
+    def hide(channel: SecuredChannel) -> None:
+        prepare(channel)
+        channel._sock = Closed(channel._sock)  # type: ignore[assignment]
+
+    monkeypatch.setattr(SecuredChannel, "_prepare", hide)
+    data = made(300_000, 3)
+    reply = OK + b"Content-Length: %d\r\n\r\n" % len(data) + data
+    with raw_server(forever(reply), tls=server_tls) as server:
+        assert drained(get(make(tls=trusting), server, scheme="https"), 262144) == data
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

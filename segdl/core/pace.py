@@ -151,9 +151,9 @@ class Crowd:
             self._before = rate
 
     def _next_step(self, busy: int, load: float, rate: float) -> int:
-        if load >= _LOADED and rate >= _MOVING * load:
-            return 0
         if load >= _LOADED:
+            if rate >= _MOVING * load:
+                return 0
             return -min(self.allowed // 2, max(self.allowed - self.least, 0))
         if busy < self.allowed:
             return 0
