@@ -1166,13 +1166,14 @@ def test_x04_many_tiny_targets(case: Case) -> None:
     assert case.server.peak <= 16
 
 
+@pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize("connections", [1, 4])
 def test_the_rate_limit_holds(case: Case, connections: int) -> None:
     rate, seconds = 1024 * 1024, 1.5
     case.put(made(int(rate * seconds)))
     began = time.monotonic()
     assert case.run(connections=connections, limit_rate=RateLimit(rate)).code is DONE
-    assert time.monotonic() - began >= seconds * 0.85
+    assert seconds * 0.85 <= time.monotonic() - began <= seconds * 2
     case.check_delivered()
 
 
