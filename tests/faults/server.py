@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import select
 import socket
 import ssl
 import threading
@@ -49,6 +50,7 @@ class FaultServer:
     def __init__(self, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         self._tls = tls
         self._listener = socket.create_server((host, 0), backlog=256)
+        self._listener.setblocking(False)  # it is waited for without the lock, and taken with it
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self.host = host
         self.port: int = self._listener.getsockname()[1]
@@ -145,9 +147,17 @@ class FaultServer:
 
     @property
     def open(self) -> int:
-        """Connections that are open now."""
+        """Connections that are open now; those that nobody has let in yet are one."""
         with self._changed:
-            return len(self._wires)
+            return len(self._wires) + self._is_knocked_at()
+
+    def let_in(self) -> None:
+        """Wait until nobody is left at the door: a client that has come and gone again is then
+        among the connections, and what it has asked for is not taken for a later client's."""
+        self.until(lambda: not self._is_knocked_at())
+
+    def _is_knocked_at(self) -> bool:
+        return not self._ending and _is_ready(self._listener, 0)
 
     @property
     def peak(self) -> int:
@@ -200,25 +210,23 @@ class FaultServer:
         self._threads.append(thread)
 
     def _accept(self) -> None:
-        while True:
+        while not self._ending:
+            _is_ready(self._listener, None)
             try:
-                sock, _ = self._listener.accept()
+                wire = self._adopt()
             except OSError:
-                if self._ending:
-                    return
                 time.sleep(0.01)  # out of descriptors, or a client that left while it waited
                 continue
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            wire = self._adopt(sock)
-            if wire is None:
-                return
-            self._start(f"connection-{wire.number}", self._serve, wire)
+            if wire is not None:
+                self._start(f"connection-{wire.number}", self._serve, wire)
 
-    def _adopt(self, sock: socket.socket) -> Wire | None:
+    def _adopt(self) -> Wire | None:
+        """The next client: at the door or among the connections, whoever looks."""
         with self._changed:
             if self._ending:
-                sock.close()
                 return None
+            sock, _ = self._listener.accept()
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connections += 1
             wire = Wire(sock, self._connections, self._counted)
             self._wires.add(wire)
@@ -298,6 +306,13 @@ class FaultServer:
             exchange.sent += taken
             self._changed.notify_all()
             return taken
+
+
+def _is_ready(listener: socket.socket, milliseconds: int | None) -> bool:
+    """Whether a client is at the door, or the listener was shut down; None: once that is so."""
+    poll = select.poll()  # of one thread alone
+    poll.register(listener, select.POLLIN)
+    return bool(poll.poll(milliseconds))
 
 
 def _queued(port: int) -> Iterator[int]:
