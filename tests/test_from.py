@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from segdl.core.salvage import Candidate, Offers, Use
 from segdl.core.urls import parse_url
 from segdl.engine.audit import status
 from segdl.engine.task import Task
-from tests.commands import Ended, running, segdl
+from tests.commands import ROOT, Ended, running, segdl
 from tests.faults import EVERY_PATH, FaultServer, faults
 from tests.orders import NAME, PATH, SEGMENT, SIZE, Case, Proof, files_under, made, pieces_of, until
 
@@ -407,16 +408,43 @@ def test_stopped_while_it_is_taken(case: Case, stick: Path) -> None:
     delivered(bring(case, stick), taken=SIZE)
 
 
+HALF = 200  # segments, of 384
+HALTED = f"""
+import time
+from segdl.engine.task import Task
+brought, real = [], Task.bring
+
+def bring(*given):
+    if len(brought) == {HALF}:
+        time.sleep(1000)
+    brought.append(given)
+    return real(*given)
+
+Task.bring = bring
+"""
+
+
+def begun(case: Case) -> bool:
+    """Whether the first segments are recorded."""
+    with suppress(FileNotFoundError):
+        found = case.folder.glob("out/.segdl/work/*/index.jsonl")
+        return any(path.stat().st_size > 4000 for path in found)
+    return False
+
+
 def test_kill_9_while_it_is_taken(case: Case, stick: Path) -> None:
     """What was copied before is not copied again, and nothing is wrong."""
     data = made(24 * 1024 * 1024)
     case.put(data, proof=Proof.DIGEST)
     (stick / NAME).write_bytes(data)
     case.manifest()
-    index = "out/.segdl/work/*/index.jsonl"
+    site = case.folder / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(HALTED)  # it does not end before it can be killed
     arguments = ("order.json", "-o", "out", "--from", "stick", "--segment-size", "64KiB")
-    with running(*arguments, cwd=case.folder) as running_:
-        until(lambda: any(p.stat().st_size > 4000 for p in case.folder.glob(index)), 20.0)
+    env = {"PYTHONPATH": f"{site}:{ROOT}"}
+    with running(*arguments, cwd=case.folder, env=env) as running_:
+        until(lambda: begun(case))
         running_.process.kill()
         running_.process.wait()
     assert not case.final().exists()
