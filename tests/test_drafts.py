@@ -850,12 +850,13 @@ def test_a_failed_flush_fails_all_that_were_waiting(tmp_path: Path) -> None:
 
 def test_paused_and_resumed(case: Small) -> None:
     case.add_several(60)
-    control = segdl.Control()
+    control, gate = segdl.Control(), threading.Event()
     paused: list[int] = []
 
     def steer(event: segdl.Event) -> None:
         if isinstance(event, events.TargetDone) and not paused:
             control.pause()
+            gate.set()
             paused.append(0)
         elif isinstance(event, events.Progress) and paused:
             paused[0] += 1
@@ -863,6 +864,7 @@ def test_paused_and_resumed(case: Small) -> None:
                 control.resume()
 
     case.server.script(EVERY_PATH, faults.pause(0.02))
+    case.server.script(EVERY_PATH, faults.held(gate), on=range(40, 50))  # not all before the pause
     run = case.run(control=control, listener=steer)
     assert run.code is DONE
     assert paused[0] >= 3
@@ -880,6 +882,7 @@ def test_cancelled_in_the_middle(case: Small) -> None:
             control.cancel()
 
     case.server.script(EVERY_PATH, faults.pause(0.02))
+    case.server.script(EVERY_PATH, faults.blackhole(), on=range(40, 1000))  # never all
     run = case.run(control=control, listener=stop)
     assert run.code is ExitCode.INTERRUPTED
     done = {event.target for event in run.of(events.TargetDone)}

@@ -569,13 +569,26 @@ def test_the_manifest_s_file_is_replaced(case: Case) -> None:
     assert len(run.of(events.LinksRefreshed)) == 1
 
 
+def until_told(case: Case, act: Callable[[events.Event], None]) -> Callable[[events.Event], None]:
+    """A listener that acts, in an order that does not end before a refresh was told to fail."""
+    gate = threading.Event()
+    case.server.script("/3.7z", faults.held(gate), on=1)
+
+    def listen(event: segdl.Event) -> None:
+        act(event)
+        if isinstance(event, events.RefreshFailed):
+            gate.set()
+
+    return listen
+
+
 @pytest.mark.usefixtures("steady")
 def test_a_broken_file_is_told_of_once(case: Case) -> None:
     """The old links stay."""
     put(case, 4, 3600)
     path = case.folder / "order.json"
     broken = when(events.SegmentDone, lambda: path.write_text('{"segdl": 1, "files": [{'))
-    run = case.run(listener=broken, limit_rate=BRIEF)
+    run = case.run(listener=until_told(case, broken), limit_rate=BRIEF)
     assert run.code is ExitCode.DONE
     (told,) = run.of(events.RefreshFailed)
     assert told.source == str(path)
@@ -588,7 +601,7 @@ def test_a_file_of_another_order_is_told_of(case: Case) -> None:
     put(case, 4, 3600)
     other = '{"segdl": 1, "files": [{"path": "b", "url": "http://h/b"}]}'
     replaced = when(events.SegmentDone, lambda: (case.folder / "order.json").write_text(other))
-    run = case.run(listener=replaced, limit_rate=BRIEF)
+    run = case.run(listener=until_told(case, replaced), limit_rate=BRIEF)
     assert run.code is ExitCode.DONE
     (told,) = run.of(events.RefreshFailed)
     assert "another order" in told.message
@@ -598,12 +611,14 @@ def test_segments_under_way_change_their_link_without_losing_a_byte(case: Case) 
     """What runs goes on with the old answer; when that breaks, the rest comes by the new link."""
     case.put(made(ORDER), query=lasting(3600))
     case.server.script("/orders/a.7z", faults.cut(30_000), on=lambda r: "fresh" not in r.query)
-    case.server.script("/orders/a.7z", faults.trickle(4e5), on=1)
-    control = segdl.Control()
-    refresh = when(
-        events.TargetStarted,
-        lambda: control.refresh(segdl.load(rewritten(case, resigned(case, 7200)))),
-    )
+    control, gate = segdl.Control(), threading.Event()
+    case.server.script("/orders/a.7z", faults.held(gate, 1000), on=1)  # until there is a new link
+
+    def come() -> None:
+        control.refresh(segdl.load(rewritten(case, resigned(case, 7200))))
+        gate.set()
+
+    refresh = when(events.TargetStarted, come)
     run = case.run(control=control, listener=refresh, connections=1, segment_size=2 * SEGMENT)
     assert run.code is ExitCode.DONE
     assert case.server.sent() == ORDER
@@ -624,11 +639,16 @@ def test_an_object_that_nothing_says_is_the_same_is_started_again(case: Case) ->
     name = case.put(old, "/old", name="a.7z", proof=Proof.NOTHING)
     case.may_hold(name, new)
     case.server.put("/new", new, etag='W/"weak"')
-    case.server.script("/old", faults.trickle(3e5))
-    control = segdl.Control()
+    control, gate = segdl.Control(), threading.Event()
+    case.server.script("/old", faults.held(gate, 1000), on=2)  # it is not all there before
     entry = {"path": "a.7z", "size": ORDER, "url": case.server.url("/new")}
     fresh = rewritten(case, json.dumps({"segdl": 1, "files": [entry]}))
-    refresh = when(events.SegmentDone, lambda: control.refresh(segdl.load(fresh)))
+
+    def come() -> None:
+        control.refresh(segdl.load(fresh))
+        gate.set()
+
+    refresh = when(events.SegmentDone, come)
     run = case.run(control=control, listener=refresh, connections=1)
     assert run.code is ExitCode.DONE
     assert case.final(name).read_bytes() == new
@@ -637,11 +657,17 @@ def test_an_object_that_nothing_says_is_the_same_is_started_again(case: Case) ->
 # -- the same order, run again ---------------------------------------------------------------------
 
 
+def at_the_end(request: Seen) -> bool:
+    """Whether it is the last segment that is asked for."""
+    return request.range is not None and request.range[1] == ORDER
+
+
 def stopped_half_way(case: Case, **options: Any) -> int:
     """An order whose run was stopped: the bytes that were sent."""
     control = segdl.Control()
     stop = when(events.SegmentDone, control.cancel)
     case.server.script(EVERY_PATH, faults.trickle(5e5))
+    case.server.script(EVERY_PATH, faults.blackhole(1000), on=at_the_end)  # of none all comes
     assert case.run(control=control, listener=stop, **options).code is ExitCode.INTERRUPTED
     case.server.mend()
     return case.server.sent()
@@ -769,7 +795,8 @@ def test_refresh_says_what_still_lacks_a_link(case: Case) -> None:
     other.write_text(json.dumps({"segdl": 1, "files": [new]}))
     bad = case.folder / "bad.json"
     bad.write_text('{"segdl": 1, "files": []}')
-    with running(order, *GET, "--limit-rate", "60KiB", cwd=case.folder) as child:
+    case.server.script(EVERY_PATH, faults.held(threading.Event()), on=lambda r: r.number > 1)
+    with running(order, *GET, cwd=case.folder) as child:  # it does not end meanwhile
         segments_done(child, 1)
         code, out, err = refresh(case, some, "-o", "out")
         assert (code, err, out.splitlines()) == (0, "", [
@@ -791,10 +818,12 @@ def test_refresh_of_a_stopped_order_is_get(case: Case) -> None:
     """Also where a run that was killed has left its socket."""
     put(case, 4, 3600)
     order = case.manifest()
+    case.server.script(EVERY_PATH, faults.held(threading.Event()), on=lambda r: r.number > 2)
     with running(order, *GET, cwd=case.folder) as child:
         segments_done(child, 3)
         child.process.send_signal(signal.SIGKILL)
         child.process.wait()
+    case.server.mend()
     assert (case.out / ".segdl" / "control").exists()
     case.server.until(lambda: case.server.open == 0)
     fresh = rewritten(case, resigned(case, 7200, order="out"))

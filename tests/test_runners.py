@@ -821,12 +821,13 @@ def test_a_signal_while_an_answer_is_held(case: Many, number: signal.Signals, co
 def test_paused_and_resumed(case: Many, errands: Errands) -> None:
     """Nothing is asked for in between."""
     case.add_several(60)
-    control = segdl.Control()
+    control, gate = segdl.Control(), threading.Event()
     asked: list[int] = []
 
     def steer(event: segdl.Event) -> None:
         if isinstance(event, events.TargetDone) and not asked:
             control.pause()
+            gate.set()
             until(lambda: not errands.at_work)
             asked.append(len(case.server.requests))
         elif isinstance(event, events.Progress) and asked:
@@ -835,6 +836,7 @@ def test_paused_and_resumed(case: Many, errands: Errands) -> None:
                 control.resume()
 
     case.server.script(EVERY_PATH, faults.pause(0.02))
+    case.server.script(EVERY_PATH, faults.held(gate), on=range(40, 50))  # not all before the pause
     run = case.run(control=control, listener=steer)
     assert run.code is DONE
     assert len(set(asked[:6])) == 1
@@ -847,13 +849,15 @@ def test_paused_and_resumed(case: Many, errands: Errands) -> None:
 def test_a_rate_limit_is_kept(case: Many, errands: Errands) -> None:
     """A runner knows of none: while there is one, no errand goes."""
     names = case.add_several(FILES, 20_000)
-    control = segdl.Control()
+    control, gate = segdl.Control(), threading.Event()
     control.set_limit("400KiB")
+    case.server.script(EVERY_PATH, faults.held(gate), on=range(14, 18))  # until it is lifted
     began = time.monotonic()
 
     def lift(event: segdl.Event) -> None:
         if isinstance(event, events.TargetDone) and len(case.receipts()) >= 12:
             control.set_limit(None)
+            gate.set()
         elif not isinstance(event, events.OrderFinished) and len(case.receipts()) < 8:
             assert errands.sent == []
 
@@ -870,7 +874,7 @@ def test_a_rate_limit_is_kept(case: Many, errands: Errands) -> None:
 
 def test_fresh_links_are_used(case: Many, errands: Errands, monkeypatch: Any) -> None:
     case.add_several(FILES)
-    control, taken = segdl.Control(), list[int]()
+    control, taken, gate = segdl.Control(), list[int](), threading.Event()
     fresh = case.folder / "fresh.json"
     old = json.loads(case.manifest().read_text())
     for entry in old["files"]:
@@ -879,8 +883,10 @@ def test_fresh_links_are_used(case: Many, errands: Errands, monkeypatch: Any) ->
 
     def renew(wire: Wire, request: Seen, answer: Answer) -> Answer:
         taken.append(control.refresh(fresh))
+        gate.set()
         return answer
 
+    case.server.script(EVERY_PATH, faults.held(gate))  # no errand is over before it is so
     case.server.script(EVERY_PATH, renew, on=1)
     case.run(control=control).report.raise_for_failures()
     case.check_delivered()
