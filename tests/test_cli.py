@@ -432,7 +432,7 @@ def test_5_for_an_output_that_is_a_file(case: Case) -> None:
 def test_6_while_another_is_at_work(case: Case) -> None:
     case.put(SLOW)
     case.manifest()
-    slowly = ("order.json", "-o", "out", "--limit-rate", "1MiB", "--progress", "json")
+    slowly = ("order.json", "-o", "out", "--limit-rate", "64KiB", "--progress", "json")  # a minute
     with running(*slowly, cwd=case.folder) as first:
         first.until(lambda event: event["event"] == "order_started")
         ended = get(case)
@@ -568,12 +568,15 @@ def test_a_signal_ends_it_and_a_later_run_fetches_the_rest(
     case.put(SLOW, proof=Proof.DIGEST)
     case.manifest()
     slowly = ("order.json", "-o", "out", "--segment-size", "512KiB", "--progress", "json")
+    end = len(SLOW) - 2**19
+    case.server.script(PATH, faults.blackhole(), on=lambda r: r.range == (end, len(SLOW)))
     with running(*slowly, "--limit-rate", "1MiB", cwd=case.folder, patient=True) as child:
         child.until(lambda event: event["event"] == "progress" and event["bytes"] > 2**20)
         code, err = child.stop(number)
     assert code == 128 + number
     assert not case.final().exists()
     assert "Stopped. To go on, run: segdl order.json -o out (what is held stays)" in err
+    case.server.mend()
     case.server.forget()
     ended = segdl(*slowly, cwd=case.folder)
     started = json.loads(ended.stdout.splitlines()[0])
@@ -606,7 +609,7 @@ def test_a_signal_while_nobody_reads_what_is_written(unbuffered: str, how: str, 
         while True:
             os.write(full, bytes(512))
     os.set_blocking(full, True)
-    words = ("order.json", "-o", "out", "--limit-rate", "1MiB", "--progress", how)
+    words = ("order.json", "-o", "out", "--limit-rate", "64KiB", "--progress", how)
     env = {"PYTHONUNBUFFERED": unbuffered}
     with running(*words, cwd=case.folder, env=env, stdout=full, stderr=full) as child:
         os.close(full)
