@@ -862,7 +862,6 @@ def busy_order(case: Case, targets: int = 4) -> None:
 def test_s18_all_workers_of_a_host_hold(case: Case, status: int, form: str) -> None:
     """One Retry-After holds every worker back, once: none comes before its time."""
     busy_order(case)
-    after = 1 if form == "seconds" else faults.in_seconds(2)
     refused: list[Seen] = []
 
     def too_early(request: Seen) -> bool:
@@ -870,7 +869,11 @@ def test_s18_all_workers_of_a_host_hold(case: Case, status: int, form: str) -> N
         refused.extend([request] if early else [])
         return early
 
-    case.server.script(EVERY_PATH, faults.slow_down(after, status), on=too_early)
+    def busy(wire: Wire, request: Seen, answer: Answer) -> Answer | None:
+        after = 1 if form == "seconds" else faults.in_seconds(2)  # by a clock of whole seconds
+        return faults.slow_down(after, status)(wire, request, answer)
+
+    case.server.script(EVERY_PATH, busy, on=too_early)
     run = case.run(patience=30.0, retries=0)
     assert run.code is DONE
     case.check_delivered()
