@@ -223,8 +223,10 @@ def test_an_object_replaced_between_two_runs_is_never_mixed(
         bucket = minio.bucket_at(f"http://127.0.0.1:{proxy.port}")
         source = tmp_path / "urls.txt"
         source.write_text(bucket.presign("replaced.7z") + "\n")
+        proxy.blackhole(4 * MIB)  # of each connection: not all of it comes
         with child(source, tmp_path / "out") as process:
             until_sent(proxy, 10 * MIB, process)
+        proxy.clear()
         minio.put("replaced.7z", new)
         segdl.download(source, tmp_path / "out").raise_for_failures()
     assert (tmp_path / "out" / "replaced.7z").read_bytes() == new
