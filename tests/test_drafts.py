@@ -271,14 +271,21 @@ def plant(case: Small, name: str, way: str) -> tuple[int, ...]:
     case.may_hold(name, data, made(len(data), 99), data + b"!", b"")
     match way:
         case "same":
-            path.write_bytes(data)
+            put_there(path, data)
         case "other":
-            path.write_bytes(made(len(data), 99))
+            put_there(path, made(len(data), 99))
         case "longer":
-            path.write_bytes(data + b"!")
+            put_there(path, data + b"!")
         case _:
             WAYS[way](path)
     return fingerprint(path)
+
+
+def put_there(path: Path, data: bytes) -> None:
+    """In one step: whoever looks meanwhile sees no half of it."""
+    half = path.with_name(f"{path.name}.half")
+    half.write_bytes(data)
+    half.replace(path)
 
 
 def take_away(path: Path) -> None:
