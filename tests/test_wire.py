@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import datetime
+import fcntl
 import gc
 import itertools
 import os
 import select
 import socket
 import ssl
+import struct
 import sys
+import termios
 import threading
 import time
 import traceback
@@ -40,7 +43,7 @@ from segdl.edges.transport.wire.dial import Address, dial, first_to_answer
 from segdl.edges.transport.wire.exchange import MAX_HEADS, MAX_INTERIM
 from segdl.edges.transport.wire.patience import Patience
 from segdl.edges.transport.wire.secured import SecuredChannel
-from tests.orders import HANGS, SOON
+from tests.orders import HANGS, SOON, until
 from tests.scripted import Handler, RawServer, answers, forever, raw_server, read_head, reset
 
 SECRET = "X-Amz-Signature=5ec2e7"
@@ -1103,6 +1106,15 @@ def secured(server: RawServer, trusting: ssl.SSLContext) -> SecuredChannel:
     return channel
 
 
+RECORD = 22  # bytes that a record of TLS 1.3 has beside its data
+
+
+def arrived(channel: SecuredChannel) -> int:
+    """Bytes that lie in the kernel to be read."""
+    answer = fcntl.ioctl(channel._sock, termios.FIONREAD, struct.pack("i", 0))
+    return int(struct.unpack("i", answer)[0])
+
+
 def came(channel: SecuredChannel, view: memoryview) -> int:
     """What comes next, however many ticks that takes."""
     over = after(HANGS)
@@ -1134,6 +1146,7 @@ def test_many_records_are_read_in_one_call(
         channel = secured(server, trusting)
         with contextlib.closing(channel):
             assert sent.wait(20)
+            until(lambda: arrived(channel) >= len(data) + 4 * RECORD)
             view = memoryview(bytearray(len(data)))
             count = channel._read(view, 0)
             assert count == 16384
