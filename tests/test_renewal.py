@@ -763,7 +763,7 @@ def test_refresh_hands_the_manifest_to_who_is_at_work(case: Case, stdin: bool) -
     order = case.manifest()
     fresh = rewritten(case, resigned(case, 7200, order="out"))
     gate = threading.Event()
-    case.server.script("/3.7z", faults.held(gate, 1000), on=1)
+    case.server.script(EVERY_PATH, faults.held(gate, 1000), on=lambda r: r.number > 1)
     with running(order, *GET, cwd=case.folder) as child:
         segments_done(child, 1)
         given = ("-", "-o", "out") if stdin else (fresh,)  # by its order's name
@@ -839,11 +839,19 @@ def test_refresh_of_a_stopped_order_is_get(case: Case) -> None:
 def test_hot_and_cold_by_the_command_line(case: Case) -> None:
     """Links of two seconds: a command, `segdl refresh` and a stop; nothing is fetched again."""
     put(case, 6, SHORT)
-    order = case.manifest()
+    order, handed_over = case.manifest(), threading.Event()
+
+    def ended(seen: Seen) -> bool:
+        """Fresh links do not end on their way, however long it takes to start another segdl."""
+        return has_ended(seen) and ("fresh" not in seen.query or handed_over.is_set())
+
+    case.server.mend()
+    case.server.script(EVERY_PATH, faults.EXPIRED["MinIO"], on=ended)
     with running(order, *GET, cwd=case.folder) as child:
         child.until(lambda event: event["event"] in ("url_expiring", "url_expired"))
         fresh = rewritten(case, resigned(case, SHORT))
         assert refresh(case, fresh, "-o", "out")[0] == 0
+        handed_over.set()
         child.until(lambda event: event["event"] in ("url_expired", "order_finished"))
         child.stop(signal.SIGTERM)
     script = case.folder / "sign.py"
