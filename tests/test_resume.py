@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from segdl.core.report import Grade
 from segdl.core.schedule import Schedule
 from segdl.core.work import Fetch
 from segdl.engine.audit import status
+from segdl.engine.desk import Desk
 from segdl.engine.worker import CHECKPOINT, LINGER
 from tests.canary import CANARY
 from tests.commands import BIG
@@ -77,8 +78,10 @@ def work_of(case: Case, name: str = NAME) -> Path:
 # -- killed ----------------------------------------------------------------------------------------
 
 CHILD = """
-import json, sys, segdl
+import json, signal, sys, segdl
 from segdl.core.options import Options
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` ignores it
 
 def tell(event):
     if event.event == "order_started":
@@ -338,6 +341,15 @@ def test_a_listener_that_raises(case: Case, kind: str, at: str) -> None:
     case.finish()
 
 
+@pytest.fixture
+def hears_ctrl_c() -> Iterator[None]:
+    """Whoever runs the tests may ignore it, as a shell's `&` does."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_ctrl_c_in_the_callers_thread(case: Case) -> None:
     """A real signal, while the workers wait for a silent server."""
     case.put(DATA)
@@ -946,6 +958,27 @@ def test_d04_something_in_the_way(case: Case, way: str, proof: Proof, overwrite:
     else:
         case.final().unlink()
     case.finish()
+
+
+@pytest.mark.parametrize("way", ["same", "other"])
+def test_d04_what_is_in_the_way_is_looked_at_before_anybody_asks(
+    case: Case, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Also where others are idle as a worker finds it, and give it to be looked at."""
+    case.put(DATA, proof=Proof.DIGEST)
+    case.may_hold(NAME, DATA, OTHER)
+    case.out.mkdir()
+    WAYS[way](case.final())
+    dropped = Desk.dropped
+
+    def slowly(desk: Desk, worker: int, work: Fetch) -> None:
+        dropped(desk, worker, work)
+        with suppress(TimeoutError):
+            case.server.until(lambda: bool(case.server.requests), 0.3)
+
+    monkeypatch.setattr(Desk, "dropped", slowly)
+    assert case.run().code is (DONE if way == "same" else DISK)
+    assert not case.server.requests
 
 
 @pytest.mark.parametrize("way", ["a file", "a link", "a dangling link", "a link out of a link"])

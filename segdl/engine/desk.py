@@ -221,8 +221,9 @@ class Desk:
             return False
         self.tasks[work.job] = task
         if task.unseen:
-            self.dropped(worker, work)
             with self._change:
+                # One hold of the lock: in between, another worker would ask for it all the same.
+                self.dropped(worker, work)
                 self._schedule.look(work.job)
                 self._due.notify()
         return not task.unseen
