@@ -39,6 +39,7 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 EXEC = "os.execv(sys.argv[1], sys.argv[1:])"
 BIG = "import segdl.engine.front; segdl.engine.front.BIG = 1"  # for all targets
 MANY = "from tests.runners import always; always()"  # for all orders
+GATHERED = "import segdl.engine.desk; segdl.engine.desk._GATHER = 0.5"
 PATIENT = "import segdl.cli.signals; segdl.cli.signals.GRACE = 1000.0"
 MAIN = "import sys; from segdl.cli import main; sys.exit(main())"
 
@@ -58,11 +59,17 @@ def environment(home: Path, more: Mapping[str, str] | None = None) -> dict[str, 
 
 
 def command(
-    *arguments: str | Path, big: bool = False, many: bool = False, patient: bool = False
+    *arguments: str | Path,
+    big: bool = False,
+    many: bool = False,
+    gathered: bool = False,
+    patient: bool = False,
 ) -> list[str]:
-    """If `big`, every target is written as one that is big; if `many`, by runners where it can. If
-    `patient`, a signal ends nothing that does not end by itself, however long that takes."""
-    before = [text for text, wanted in ((BIG, big), (MANY, many), (PATIENT, patient)) if wanted]
+    """If `big`, every target is written as one that is big; if `many`, by runners where it can; if
+    `gathered`, drafts are flushed together, however slowly they come. If `patient`, a signal ends
+    nothing that does not end by itself, however long that takes."""
+    asked = {BIG: big, MANY: many, GATHERED: gathered, PATIENT: patient}
+    before = [text for text, wanted in asked.items() if wanted]
     program = ("-c", "\n".join((*before, MAIN))) if before else ("-m", "segdl")
     return [sys.executable, *program, *map(str, arguments)]
 

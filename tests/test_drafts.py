@@ -626,7 +626,7 @@ def test_in_this_order(case: Small, count: int, errands: bool) -> None:
     words = ("get", case.manifest(), "-o", case.out, "--progress", "json", "--connections", "1")
     strace = ("strace", "-f", "-qq", "-y", "-s", "200", "-e", seen, "-o", str(log))
     subprocess.run(
-        [*strace, *command(*words, many=errands)],
+        [*strace, *command(*words, many=errands, gathered=True)],
         env=environment(case.folder), cwd=case.folder, check=True, timeout=60,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
