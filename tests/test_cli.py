@@ -80,10 +80,11 @@ def test_a_plain_order_imports_nothing_that_only_others_need(case: Case) -> None
     case.put(DATA)
     case.manifest()
     names = imported(case.folder, "order.json", "-o", "out")
-    assert {"segdl.engine.worker", "h11"} <= names
+    assert "segdl.engine.worker" in names
     others = {
         "asyncio",
         "email.utils",
+        "h11",
         "httpx",
         "logging",
         "ssl",

@@ -37,10 +37,11 @@ from segdl.edges.transport.faults import (
     TimedOut,
     TLSRejected,
 )
-from segdl.edges.transport.wire import Reply, WireTransport, records
+from segdl.edges.transport.wire import Reply, WireTransport, plain, records
 from segdl.edges.transport.wire.channel import Origin
 from segdl.edges.transport.wire.dial import Address, dial, first_to_answer
-from segdl.edges.transport.wire.exchange import MAX_HEADS, MAX_INTERIM
+from segdl.edges.transport.wire.exchange import MAX_HEADS
+from segdl.edges.transport.wire.parsed import MAX_INTERIM
 from segdl.edges.transport.wire.patience import Patience
 from segdl.edges.transport.wire.secured import SecuredChannel
 from tests.orders import HANGS, SOON, until
@@ -88,6 +89,16 @@ def make() -> Iterator[Make]:
             return stack.enter_context(contextlib.closing(transport))
 
         yield made
+
+
+@pytest.fixture(params=["plain", "h11"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads heads that are plain."""
+    if request.param == "h11":
+        monkeypatch.setattr(plain, "head", lambda data: None)
+
+
+by_both = pytest.mark.usefixtures("reader")
 
 
 def get(
@@ -177,6 +188,7 @@ def test_a_target_that_would_break_the_head_is_not_sent(make: Make, target: byte
         get(make(), server, target=target + SECRET.encode() + b" ")
 
 
+@by_both
 def test_the_answer_says_what_came(make: Make) -> None:
     reply = b'HTTP/1.1 206 Partial Thing\r\nETag: "a"\r\nX-Two: 1\r\nX-Two: 2\r\nContent-Length: 0'
     with raw_server(answers(reply + b"\r\n\r\n")) as server:
@@ -194,6 +206,7 @@ def test_the_answer_says_what_came(make: Make) -> None:
 # The connection kept
 
 
+@by_both
 def test_a_connection_is_used_again(make: Make) -> None:
     with raw_server(forever(FIVE)) as server:
         transport = make()
@@ -221,6 +234,7 @@ def test_another_origin_closes_the_connection_first(make: Make) -> None:
         assert fetched(transport, second) == b"hello"
 
 
+@by_both
 @pytest.mark.parametrize(
     "reply",
     [
@@ -240,6 +254,7 @@ def test_a_connection_in_doubt_is_not_used_again(make: Make, reply: bytes) -> No
         assert server.accepted == 3
 
 
+@by_both
 def test_surplus_that_comes_later_is_noticed(make: Make) -> None:
     sent = threading.Event()
 
@@ -258,6 +273,7 @@ def test_surplus_that_comes_later_is_noticed(make: Make) -> None:
         assert server.accepted == 2
 
 
+@by_both
 def test_keep_alive_that_lies_costs_a_new_connection(make: Make) -> None:
     with raw_server(answers(FIVE)) as server:
         transport = make()
@@ -282,6 +298,7 @@ def test_a_kept_connection_that_dies_before_its_answer_is_replaced_once(
         assert server.accepted == 2
 
 
+@by_both
 def test_it_is_replaced_only_once(make: Make) -> None:
     def handler(sock: socket.socket) -> None:
         if server.accepted == 1:
@@ -297,6 +314,7 @@ def test_it_is_replaced_only_once(make: Make) -> None:
         assert server.accepted == 2
 
 
+@by_both
 def test_a_new_connection_that_dies_is_not_replaced(make: Make) -> None:
     with raw_server(read_head_only) as server:
         with pytest.raises(Lost):
@@ -304,6 +322,7 @@ def test_a_new_connection_that_dies_is_not_replaced(make: Make) -> None:
         assert server.accepted == 1
 
 
+@by_both
 def test_a_kept_connection_that_dies_in_its_head_is_not_replaced(make: Make) -> None:
     with raw_server(answers(FIVE, FIVE[:20])) as server:
         transport = make()
@@ -313,6 +332,7 @@ def test_a_kept_connection_that_dies_in_its_head_is_not_replaced(make: Make) -> 
         assert server.accepted == 1
 
 
+@by_both
 def test_a_body_left_unread_closes_the_connection(make: Make) -> None:
     with raw_server(forever(FIVE)) as server:
         transport = make()
@@ -321,6 +341,7 @@ def test_a_body_left_unread_closes_the_connection(make: Make) -> None:
         assert server.accepted == 2
 
 
+@by_both
 def test_a_request_while_a_body_is_out_closes_that_body(make: Make) -> None:
     with raw_server(forever(FIVE)) as server:
         transport = make()
@@ -415,6 +436,7 @@ def test_waiting_for_a_head_can_be_interrupted(make: Make) -> None:
             fetched(transport, server)
 
 
+@by_both
 def test_an_interrupted_head_on_a_kept_connection_is_not_asked_again(make: Make) -> None:
     stop = threading.Event()
 
@@ -507,6 +529,7 @@ def test_the_same_length_twice_is_one_length(make: Make) -> None:
 # The body
 
 
+@by_both
 def test_a_body_arrives_exactly_through_any_view(make: Make, made: Callable[..., bytes]) -> None:
     data = made(300_000, 1)
     reply = OK + b"Content-Length: %d\r\n\r\n" % len(data) + data
@@ -517,6 +540,7 @@ def test_a_body_arrives_exactly_through_any_view(make: Make, made: Callable[...,
         assert server.accepted == 1
 
 
+@by_both
 def test_nothing_is_placed_past_the_length(make: Make) -> None:
     with raw_server(answers(FIVE + b"x" * 100)) as server:
         buffer = bytearray(64)
@@ -524,6 +548,7 @@ def test_nothing_is_placed_past_the_length(make: Make) -> None:
         assert buffer == b"hello" + bytes(59)
 
 
+@by_both
 def test_nothing_is_taken_past_the_length(make: Make) -> None:
     """The bytes of a surplus that comes with the body's end stay in the socket, and are noticed."""
     begun = threading.Event()

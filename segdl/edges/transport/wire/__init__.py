@@ -1,11 +1,13 @@
-"""One connection at a time: HTTP/1.1 over a plain socket, with h11 for the heads.
+"""One connection at a time: HTTP/1.1 over a plain socket.
 
 httpx's own stack hands a body out as byte strings, from a pool that many threads share. Here the
 bytes go from the socket straight into the caller's buffer, on the one connection that the worker
 owns. A request takes these steps, each in its module:
 
     dial        name -> address -> TCP -> TLS            one deadline after the lookup
-    exchange    request out, interim and final heads in  one deadline, 64 KiB, 16 interim answers
+    exchange    request out, heads in                    one deadline, 64 KiB, 16 interim answers
+      plain       a head as nearly all are               read here: of small files it is the most
+      parsed      every other head, and chunks           by h11
     bodies      bytes into the caller's view             one tick a call; patience is the caller's
     transport   the connection kept, or closed           kept only when nothing is left to doubt
 
@@ -18,7 +20,7 @@ There is no proxy here: a request goes to the URL's host, or to where `connect_t
 
 from segdl.edges.transport.wire.bodies import Body, Reply
 from segdl.edges.transport.wire.channel import Origin
-from segdl.edges.transport.wire.exchange import RawHeaders
+from segdl.edges.transport.wire.plain import RawHeaders
 from segdl.edges.transport.wire.transport import WireTransport
 
 __all__ = [

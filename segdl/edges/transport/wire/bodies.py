@@ -1,15 +1,18 @@
 """The bytes of an answer's body, into the caller's view."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable
-from typing import Protocol
-
-import h11
+from typing import TYPE_CHECKING, Protocol
 
 from segdl.core.dataclass import dataclass
 from segdl.edges.transport.faults import BadAnswer
 from segdl.edges.transport.wire.channel import Channel
-from segdl.edges.transport.wire.exchange import Exchange, RawHeaders, declared_length, next_event
+from segdl.edges.transport.wire.plain import FinalHead, RawHeaders
+
+if TYPE_CHECKING:
+    from segdl.edges.transport.wire.parsed import Parser
 
 FEED = 64 * 1024
 Release = Callable[[bool], None]  # gives the connection back; True: it may be used again
@@ -48,14 +51,12 @@ class Reply:
         return next(values, None)
 
 
-def body_of(exchange: Exchange, head: h11.Response, channel: Channel, release: Release) -> Body:
-    """The body that follows `head`. Raises BadAnswer for impossible framing."""
-    length = declared_length(head)
-    if length is None:
-        coded = any(name == b"transfer-encoding" for name, _ in head.headers)
-        return ParsedBody(channel, exchange.parser, coded, release)
-    kept = exchange.parser.our_state is h11.DONE  # MUST_CLOSE: `Connection: close`, HTTP/1.0
-    return CountedBody(channel, length, exchange.early(), kept, release)
+def body_of(head: FinalHead, parser: Parser | None, channel: Channel, release: Release) -> Body:
+    """The body that follows `head`, which `parser` has read, if one has."""
+    if head.length is None:
+        assert parser is not None  # nobody else reads such a head
+        return ParsedBody(channel, parser, release)
+    return CountedBody(channel, head.length, head.early, head.keeps, release)
 
 
 class CountedBody:
@@ -96,12 +97,10 @@ class CountedBody:
 
 
 class ParsedBody:
-    """A chunked body, or one that ends with the connection, as h11 takes it apart."""
+    """A chunked body, or one that ends with the connection."""
 
-    def __init__(
-        self, channel: Channel, parser: h11.Connection, framed: bool, release: Release
-    ) -> None:
-        self.framed = framed
+    def __init__(self, channel: Channel, parser: Parser, release: Release) -> None:
+        self.framed = parser.framed
         self._channel = channel
         self._parser = parser
         self._held = memoryview(b"")
@@ -116,27 +115,22 @@ class ParsedBody:
         return count
 
     def close(self) -> None:
-        surplus = self._parser.trailing_data[0]
-        kept = self._ended and not surplus and self._parser.our_state is h11.DONE
+        kept = self._ended and not self._parser.surplus and self._parser.keeps
         self._release(kept and self.framed)
 
     def _fill(self) -> None:
         """Hold some data, unless the body has ended."""
         end = time.monotonic() + self._channel.tick
         while not self._held and not self._ended:
-            match next_event(self._parser):
-                case h11.Data(data=data):
-                    self._held = memoryview(data)
-                case h11.EndOfMessage():
-                    self._ended = True
-                case _:
-                    self._feed(end)
+            if (data := self._parser.body()) is None:
+                self._feed(end)
+            self._held, self._ended = memoryview(data or b""), data == b""
 
     def _feed(self, end: float) -> None:
         # Framing alone is no progress: trailers at a byte a second must not hold the caller.
         if time.monotonic() >= end:
             raise TimeoutError("no data within a tick")
-        self._parser.receive_data(self._channel.receive(FEED))
+        self._parser.feed(self._channel.receive(FEED))
 
 
 def _copy(source: memoryview, view: memoryview) -> int:

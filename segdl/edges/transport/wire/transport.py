@@ -11,8 +11,9 @@ from segdl.edges.transport.faults import Unanswered
 from segdl.edges.transport.wire.bodies import Reply, body_of
 from segdl.edges.transport.wire.channel import Channel, Origin
 from segdl.edges.transport.wire.dial import dial
-from segdl.edges.transport.wire.exchange import Exchange, RawHeaders
+from segdl.edges.transport.wire.exchange import Exchange
 from segdl.edges.transport.wire.patience import Patience
+from segdl.edges.transport.wire.plain import RawHeaders
 
 if TYPE_CHECKING:
     import ssl
@@ -22,7 +23,7 @@ class WireTransport:
     """GETs with at most one connection open. One thread; `abort` from any.
 
     A connection is used again only for the same origin, and only if the last body was read to its
-    end, nothing came after it, h11 would go on, and the idle socket is silent. Where a kept
+    end, nothing came after it, the server goes on, and the idle socket is silent. Where a kept
     connection dies all the same before its answer's first byte, a new one is tried once: servers
     close idle connections without saying so.
     """
@@ -91,8 +92,8 @@ class WireTransport:
         self._channel, self._current = channel, exchange
         try:
             head = exchange.answer(target, headers)
-            body = body_of(exchange, head, channel, partial(self._release, exchange))
-            return Reply(head.status_code, head.headers.raw_items(), body)
+            body = body_of(head, exchange.parser, channel, partial(self._release, exchange))
+            return Reply(head.status, head.headers, body)
         except BaseException:
             self.close()
             raise
