@@ -37,6 +37,7 @@ class _Common:
     scheme: str
     host: str
     port: int
+    netloc: str
     query: str  # ends in `=`, or is empty
 
 
@@ -79,8 +80,7 @@ class ShareURL:
     @property
     def netloc(self) -> str:
         """The `Host` header's value."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+        return self._common.netloc
 
     @property
     def origin(self) -> str:
@@ -196,8 +196,8 @@ def _common(scheme: str, netloc: str, query: str) -> _Common:
 
 
 @lru_cache(maxsize=256)  # a signature that is not last spoils the cache above, but not this one
-def _endpoint(scheme: str, netloc: str) -> tuple[str, int]:
-    """Host and port; a netloc that holds a password raises, and so is never in the cache."""
+def _endpoint(scheme: str, netloc: str) -> tuple[str, int, str]:
+    """Host, port, and both in one spelling; a netloc that holds a password raises, and so is never in the cache."""
     if "@" in netloc:
         raise URLProblem("holds a user name or a password; put credentials into `headers`")
     found = _NETLOC.fullmatch(netloc)
@@ -206,7 +206,9 @@ def _endpoint(scheme: str, netloc: str) -> tuple[str, int]:
         raise URLProblem("has a host or a port that cannot be read")
     if not found[1] or not port:
         raise URLProblem("has port 0" if found[1] else "has no host")
-    return _host(found[1]), port
+    host = _host(found[1])
+    shown = f"[{host}]" if ":" in host else host
+    return host, port, shown if port == _PORTS[scheme] else f"{shown}:{port}"
 
 
 def _host(text: str) -> str:
