@@ -6,14 +6,16 @@ import threading
 
 
 class Bell:
-    """One lock for everything that the threads of a run share, with its two conditions."""
+    """One lock for everything that the threads of a run share, with its conditions."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.change = threading.Condition(self.lock)  # workers wait for one
+        self.spare = threading.Condition(self.lock)  # and those that are too many by now, for more
         self.due = threading.Condition(self.lock)  # mergers: something to merge, or the end
 
     def ring(self) -> None:
         """Wake everybody. The caller holds the lock."""
         self.change.notify_all()
+        self.spare.notify_all()
         self.due.notify_all()

@@ -169,7 +169,7 @@ class Desk:
                 spare = worker >= self.allowed and not self._schedule.owns(worker)
                 if self._paused or spare:
                     hang_up()
-                    self._change.wait()
+                    (self._bell.spare if spare else self._change).wait()
                     continue
                 now = time.monotonic()
                 match self._schedule.take(worker, now, current):
@@ -259,7 +259,7 @@ class Desk:
             now, before = time.monotonic(), self.allowed
             worked = sum(list(self._worked.values()))  # copied, as above
             if self._crowd.look(now, self.landed, len(self.busy), worked) > before:
-                self._change.notify_all()
+                self._bell.spare.notify_all()
             if not self._is_limited():  # else segdl itself holds them back
                 self._aid.look(now)
         self.outlook.look(now, self.landed, len(self.busy), self.allowed)
@@ -423,7 +423,7 @@ class Desk:
                 self._stakes.drop(work.job)
                 self._take_over(worker, work, told.get(work), kept)
             self._aid.end(worker)
-            self._bell.ring()
+            self._change.notify_all()
         if kept is None:
             for work, done in pairs:
                 self._tell_done(work, done)

@@ -132,19 +132,24 @@ class _Runner:
         part = task.window(0, task.epoch)
         if part is None or not task.draft:
             raise MisansweredError("it is no draft")
-        watch = StallWatch(self._brief.reach.timeout)
-        while room := self._buffer[: part.limit - part.reached]:
-            try:
-                count = answer.readinto(room)
-            except TimeoutError:
-                count = None
+        data = self._buffer[: part.limit - part.reached]
+        self._receive(answer, data)
+        part.write(data)
+        task.commit(part, task.epoch)
+
+    def _receive(self, answer: Answer, data: memoryview) -> None:
+        """All of it before any is written: what a kill leaves of a draft is nothing anyhow."""
+        watch, filled = StallWatch(self._brief.reach.timeout), 0
+        while filled < len(data):
+            count: int | None = None
+            with suppress(TimeoutError):
+                count = answer.readinto(data[filled:])
             if count == 0:
                 raise BrokenError("the body ended before the target")
-            part.write(room[: count or 0])
+            filled += count or 0
             self._landed += count or 0
-            if self._interrupted() or watch.stalled(time.monotonic(), part.reached):
+            if self._interrupted() or watch.stalled(time.monotonic(), filled):
                 raise BrokenError("it takes too long")
-        task.commit(part, task.epoch)
 
     def _deliver(self, fetched: Sequence[_Fetched]) -> tuple[Done | None, ...]:
         """Verify, flush and name what is complete; None for what is not well. Raises OSError."""
