@@ -47,7 +47,7 @@ def _made(cls: type, frozen: bool, slots: bool, kw_only: bool, shown: bool) -> t
 def _init(made: type, fields: tuple[dataclasses.Field[Any], ...], frozen: bool) -> Any:
     """`__init__`, compiled: calls and their errors shall be those of any method."""
     given: dict[str, Any] = {}
-    known = {"__given__": given, "__later__": object(), "__assign__": object.__setattr__}
+    known: dict[str, Any] = {"__given__": given, "__later__": object()}
     plain, named, body = ["self"], list[str](), list[str]()
     for field in fields:
         name = parameter = value = field.name
@@ -59,7 +59,11 @@ def _init(made: type, fields: tuple[dataclasses.Field[Any], ...], frozen: bool) 
             parameter = f"{name}=__later__"
             value = f"__given__[{name!r}]() if {name} is __later__ else {name}"
         (named if field.kw_only else plain).append(parameter)
-        body.append(f"__assign__(self, {name!r}, {value})" if frozen else f"self.{name} = {value}")
+        if frozen:  # by its slot: `object.__setattr__` would look that up each time
+            known[f"__set_{name}__"] = getattr(made, name).__set__
+            body.append(f"__set_{name}__(self, {value})")
+        else:
+            body.append(f"self.{name} = {value}")
     if hasattr(made, "__post_init__"):
         body.append("self.__post_init__()")
     parameters = ", ".join((*plain, *(("*", *named) if named else ())))
