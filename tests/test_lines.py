@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 import segdl
 from segdl.core import events
 from segdl.core.errors import ExitCode
-from tests.faults import FaultServer, TCPProxy
-from tests.orders import NAME, PATH, QUERY, SEGMENT, Case, Proof, made, until
+from segdl.core.pace import FIRST, Crowd
+from tests.faults import Answer, FaultServer, Seen, TCPProxy, Wire
+from tests.orders import HANGS, NAME, PATH, QUERY, SEGMENT, Case, Proof, made, until
 
 MIB = 1024 * 1024
 DATA = made(2 * MIB)
@@ -69,6 +71,40 @@ def test_n05_a_line_that_is_down_for_a_while(case: Case) -> None:
         assert down.is_set()
         assert run.code is ExitCode.DONE
         case.check_delivered()
+
+
+def test_connections_that_were_too_many_for_a_while_are_used_again(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four, one, four: the last four requests wait for each other."""
+    case.put(made(24 * SEGMENT))
+    numbers, all_four = itertools.count(1), threading.Barrier(FIRST)
+    wanted, seen = FIRST, FIRST
+
+    def look(self: Crowd, *_: object) -> int:
+        nonlocal seen
+        self.allowed = seen = wanted
+        return self.allowed
+
+    def meanwhile(wire: Wire, request: Seen, answer: Answer) -> Answer:
+        nonlocal wanted
+        number = next(numbers)
+        if number == 8:
+            wanted = 1
+        if number >= 8:
+            until(lambda: seen == 1 or number > 17)
+        if number == 17:
+            until(lambda: case.server.open == 1)  # the others have hung up, and wait
+            wanted = FIRST
+        if 17 <= number <= 20:
+            all_four.wait(HANGS)
+        return answer
+
+    monkeypatch.setattr(Crowd, "look", look)
+    case.server.script(PATH, meanwhile)
+    run = case.run(connections=None, timeout=2 * HANGS)
+    assert run.code is ExitCode.DONE
+    case.check_delivered()
 
 
 def test_a_listener_that_blocks_holds_nobody_else(case: Case) -> None:
