@@ -614,7 +614,7 @@ def test_cancelled_when_everything_is_done(case: Case) -> None:
 @pytest.fixture
 def in_lumps(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the lowest rate limit a worker waits for a minute: it takes a whole segment at once."""
-    monkeypatch.setattr("segdl.engine.desk._MORSEL", SEGMENT)
+    monkeypatch.setattr("segdl.engine.throttle._MORSEL", SEGMENT)
 
 
 @pytest.mark.usefixtures("in_lumps")

@@ -197,7 +197,10 @@ def _common(scheme: str, netloc: str, query: str) -> _Common:
 
 @lru_cache(maxsize=256)  # a signature that is not last spoils the cache above, but not this one
 def _endpoint(scheme: str, netloc: str) -> tuple[str, int, str]:
-    """Host, port, and both in one spelling; a netloc that holds a password raises, and so is never in the cache."""
+    """Host, port, and both in their one spelling.
+
+    A netloc that holds a password raises, and so is never in the cache.
+    """
     if "@" in netloc:
         raise URLProblem("holds a user name or a password; put credentials into `headers`")
     found = _NETLOC.fullmatch(netloc)

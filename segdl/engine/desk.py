@@ -1,11 +1,12 @@
 """The desk between the schedule and the workers and mergers: hands work out, takes results in.
 
 Who waits, and who is woken, is decided here, under the one lock of the run (`engine.bell`), as is
-whether the run pauses or stops, how many work at once, and how fast. Behind the same lock are
+whether the run pauses or stops. Behind the same lock are
 
 - `core.schedule`: which work goes next, and what becomes of work that failed;
 - `engine.outcomes`: what becomes of each target, kept for the report and told as events;
 - `engine.outlook`: how long the links last;
+- `engine.headcount` and `engine.throttle`: how many work at once, and how fast;
 - `engine.aid`: who is at work, who could be helped, who lags;
 - `engine.errand` and `engine.stakes`: what runners are sent for, and what a crash may cost.
 
@@ -17,7 +18,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from segdl.core import events
@@ -29,8 +29,7 @@ from segdl.core.errors import (
     attempted,
 )
 from segdl.core.manifest import Manifest, Target
-from segdl.core.options import KIB, MIB, Options, RateLimit
-from segdl.core.pace import Bucket, Crowd
+from segdl.core.options import MIB, Options, RateLimit
 from segdl.core.renewal import Renewed
 from segdl.core.report import Receipt
 from segdl.core.runway import last_end
@@ -45,25 +44,24 @@ from segdl.core.work import (
     Wait,
     Work,
 )
-from segdl.edges.cores import cores
 from segdl.edges.parts import Part
 from segdl.engine.aid import Aid, Assist
 from segdl.engine.bell import Bell
 from segdl.engine.delivery import Delivery
 from segdl.engine.errand import Errand, Errands
+from segdl.engine.headcount import Headcount
 from segdl.engine.outcomes import Emit, Outcomes, hosts_of, target_done
 from segdl.engine.outlook import LinksWanted, Outlook
 from segdl.engine.stakes import Stakes
 from segdl.engine.task import Task
+from segdl.engine.throttle import Throttle
 
 if TYPE_CHECKING:
     from segdl.engine.runner import Done, Reply
 
-_CLOCKED = 0.2  # seconds between two looks at a worker's CPU time
 _IDLE_LOOK = 0.1  # seconds between two looks of an idle worker for somebody to help
 _MEET = 0.5  # seconds that a worker waits for one who helps it, before it calls that one back
 _GATHER = 0.02  # seconds that a merger waits for more drafts
-_MOMENT, _MORSEL = 0.25, 4 * KIB  # under a rate limit: seconds between two takings; bytes of one
 MOST_BEHIND = 256 * MIB  # bytes that a target's front may lag: what is not merged takes room twice
 
 
@@ -98,17 +96,13 @@ class Desk:
         self._errands = Errands(schedule, self.targets, self.tasks, self.outlook, self._stakes)
         self._aid = Aid(schedule, self.tasks)
         self.busy = self._aid.busy  # worker: what it fetches, or helps with
-        self._bucket = Bucket()
-        self._fixed = options.connections
-        self._crowd = Crowd(least=min(cores(), 2))
-        self._worked: dict[int, float] = {}  # CPU seconds by worker, and ~worker: its runner
-        self._clocked: dict[int, float] = {}  # by worker: when its CPU time was asked for
+        self._headcount = Headcount(options.connections)
+        self._throttle = Throttle(self._change, options.limit_rate)
         self._offered: dict[int, None] = {}  # in order; they cost a number until their turn comes
         self._gathering = 0  # mergers that wait for more drafts
         self._held_back = 0  # workers that wait for mergers
         self._finished = False
         self._full = False  # the disk, by what last did not fit
-        self._limit = options.limit_rate
         self._paused = False
 
     def expect(self, number: int) -> None:
@@ -180,7 +174,7 @@ class Desk:
                         self._bell.ring()
                     case Wait(until):
                         # Where there is a limit, that is what bounds it.
-                        assist = None if self._is_limited() else self._aid.find(now)
+                        assist = None if self._throttle.is_on else self._aid.find(now)
                         if assist is not None:
                             self._aid.begin(worker, assist.fetch)
                             return assist
@@ -194,15 +188,7 @@ class Desk:
 
     def _may_send(self, work: Fetch) -> bool:
         """Whether a runner may do it: it knows of no limit, and not that the disk is full."""
-        return not (self._full or self._is_limited()) and self._errands.may_have(work.job)
-
-    def _is_limited(self) -> bool:
-        return self._rate() is not None
-
-    def _rate(self) -> int | None:
-        """Bytes a second that may come now, by the rate limit."""
-        limit = self._limit
-        return limit.at(datetime.now().time()) if limit.windows else limit.always
+        return not (self._full or self._throttle.is_on) and self._errands.may_have(work.job)
 
     def _pause(self, until: float | None, now: float) -> float | None:
         """How long an idle worker waits, unless something changes."""
@@ -246,21 +232,20 @@ class Desk:
     @property
     def allowed(self) -> int:
         """How many workers may be at work now."""
-        return self._fixed or self._crowd.allowed
+        return self._headcount.allowed
 
     def expect_runners(self, count: int) -> None:
         """So many workers have a runner: they are not in each other's way."""
-        self._crowd.least = max(self._crowd.least, count)
+        self._headcount.expect_runners(count)
 
     def look(self) -> None:
         """Judge whether more connections bring more, which of them lag, and whether the links
         last. Called now and then."""
         with self._change:
-            now, before = time.monotonic(), self.allowed
-            worked = sum(list(self._worked.values()))  # copied, as above
-            if self._crowd.look(now, self.landed, len(self.busy), worked) > before:
+            now = time.monotonic()
+            if self._headcount.grows(now, self.landed, len(self.busy)):
                 self._bell.spare.notify_all()
-            if not self._is_limited():  # else segdl itself holds them back
+            if not self._throttle.is_on:  # else segdl itself holds them back
                 self._aid.look(now)
         self.outlook.look(now, self.landed, len(self.busy), self.allowed)
 
@@ -280,38 +265,17 @@ class Desk:
             self._aid.streaming(worker, window)
 
     def landed_more(self, worker: int, count: int) -> bool:
-        """Bytes came: hold back as the rate limit asks, or until something changes that may concern
-        everybody. Returns whether it held back.
+        """Bytes came: hold back as the rate limit asks. Returns whether it did.
 
         Without a limit it takes no lock: each worker counts under its own number.
         """
         self._aid.landed[worker] += count
-        self._clock(worker)
-        if not self._is_limited():
-            return False
-        with self._change:
-            # One hold of the lock: a limit that is lifted in between would not end the wait.
-            limit, now = self._limit, time.monotonic()
-            end = now + self._bucket.take(now, count, self._rate())
-            held = end > now
-            while self.stopped is None and self._limit is limit and now < end:
-                self._change.wait(end - now)
-                now = time.monotonic()
-        return held
-
-    def _clock(self, worker: int) -> None:
-        """Now and then: of the time in which a worker held the interpreter's lock, three quarters
-        were in this call, since the kernel takes the processor away there."""
-        if (now := time.monotonic()) >= self._clocked.get(worker, 0.0) + _CLOCKED:
-            self._clocked[worker], self._worked[worker] = now, time.thread_time()
+        self._headcount.clock(worker)
+        return self._throttle.hold_back(count, self.is_stopped)
 
     def portion(self, most: int) -> int:
-        """How many bytes a worker may take at once: under a rate limit its part of a moment's, so
-        that it neither goes before the limit nor leaves its connection alone for long."""
-        rate = self._rate()
-        if rate is None:
-            return most
-        return min(most, max(int(rate * _MOMENT) // max(len(self.busy), 1), _MORSEL))
+        """How many bytes a worker may take at once, up to `most`."""
+        return self._throttle.portion(most, len(self.busy))
 
     def answered(self, worker: int, work: Fetch, quota: Quota | None) -> None:
         """The host gave an answer that was believed, and perhaps said how many more it gives."""
@@ -387,14 +351,9 @@ class Desk:
                 self._schedule.progressed(work)
             decision = self._schedule.settle(work, worker, error, time.monotonic())
             if isinstance(decision, Again) and decision.host is not None:
-                self._slow_down(error)
+                self._headcount.refused(error, time.monotonic())
             self.outcomes.act(work, error, decision)
             self._bell.ring()
-
-    def _slow_down(self, error: SegdlError) -> None:
-        """A host is down or busy: where it says that it is too much, fewer connections are."""
-        if error.status in (429, 503):
-            self._crowd.refused(time.monotonic())
 
     def assisted(self, worker: int, work: Assist, error: SegdlError | None) -> None:
         """A tail is fetched, or given back with an error, which its segment's worker will meet."""
@@ -404,7 +363,7 @@ class Desk:
             work.task.give_back(work.tail)
             self._aid.given_back(work.tail, time.monotonic(), failed=error is not None)
             if error is not None:
-                self._slow_down(error)
+                self._headcount.refused(error, time.monotonic())
             self._change.notify_all()
         work.task.leave()
 
@@ -415,8 +374,7 @@ class Desk:
         kept = attempted(self._delivery.keep, [done.receipt for _, done in pairs])
         with self._change:
             self._aid.landed[worker] += reply.landed
-            self._worked[worker] = time.thread_time()
-            self._worked[~worker] = max(self._worked.get(~worker, 0.0), reply.worked)
+            self._headcount.ran(worker, reply.worked)
             for work in errand.works:
                 if work is not errand.works[0]:
                     self._schedule.began(work, time.monotonic())
@@ -551,11 +509,7 @@ class Desk:
             self._change.notify_all()
 
     def set_limit(self, limit: RateLimit) -> None:
-        with self._change:
-            self._limit = limit
-            if not self._is_limited():
-                self._bucket = Bucket()  # nothing is owed of what came before
-            self._change.notify_all()
+        self._throttle.set(limit)
 
     def retry_failed(self) -> None:
         """Take up the targets that failed, while the run lasts."""
