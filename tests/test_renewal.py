@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from math import ceil, inf
@@ -31,6 +32,7 @@ from segdl.core.renewal import PAUSES, Renewed, Turns, first_end, only_later, sa
 from segdl.core.urls import parse_url
 from segdl.edges.command import output_of
 from segdl.edges.manifest_file import ManifestFile
+from segdl.engine.delivery import Delivery
 from tests.canary import CANARY
 from tests.commands import PATIENCE, ROOT, Running, check_output, environment, running
 from tests.commands import segdl as run_segdl
@@ -652,6 +654,86 @@ def test_an_object_that_nothing_says_is_the_same_is_started_again(case: Case) ->
     run = case.run(control=control, listener=refresh, connections=1)
     assert run.code is ExitCode.DONE
     assert case.final(name).read_bytes() == new
+
+
+@dataclass
+class Delivered:
+    """An order of one target whose links are replaced while it is delivered: by ones of an object
+    that nothing says is the same."""
+
+    case: Case
+    control: segdl.Control = field(default_factory=segdl.Control)
+
+    def put(self, size: int) -> tuple[bytes, bytes]:
+        """What the two objects hold."""
+        old, new = made(size, 1), made(size, 2)
+        self.case.put(old, "/old", name="a.7z", proof=Proof.NOTHING)
+        self.case.server.put("/new", new, etag='W/"weak"')
+        return old, new
+
+    def refresh(self) -> None:
+        size = len(self.case.contents["a.7z"][0])
+        entry = {"path": "a.7z", "size": size, "url": self.case.server.url("/new")}
+        text = json.dumps({"segdl": 1, "files": [entry]})
+        assert self.control.refresh(segdl.load(rewritten(self.case, text))) == 1
+
+
+@pytest.fixture
+def delivered(case: Case) -> Delivered:
+    return Delivered(case)
+
+
+SIZES = pytest.mark.parametrize(
+    ("size", "deliver"), [(5000, "deliver_drafts"), (ORDER, "deliver")], ids=["small", "large"]
+)
+
+
+@SIZES
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+def test_a_target_that_is_being_delivered_is_not_begun_again(
+    case: Case, delivered: Delivered, monkeypatch: pytest.MonkeyPatch,
+    size: int, deliver: str, late: bool,
+) -> None:  # fmt: skip
+    """All of it came by the links before: that is one object, too."""
+    old, _ = delivered.put(size)
+    real = getattr(Delivery, deliver)
+
+    def called(self: Delivery, tasks: Any) -> Any:
+        if not late:
+            delivered.refresh()
+        found = real(self, tasks)
+        if late:
+            delivered.refresh()
+        return found
+
+    monkeypatch.setattr(Delivery, deliver, called)
+    run = case.run(control=delivered.control)
+    assert run.code is ExitCode.DONE
+    assert case.final("a.7z").read_bytes() == old
+    assert not [seen for seen in case.server.requests if seen.path == "/new"]
+
+
+@SIZES
+def test_a_target_that_could_not_be_delivered_goes_on_with_the_links_that_came_meanwhile(
+    case: Case, delivered: Delivered, monkeypatch: pytest.MonkeyPatch, size: int, deliver: str
+) -> None:
+    _, new = delivered.put(size)
+    case.may_hold("a.7z", new)
+    real, refreshed = getattr(Delivery, deliver), list[bool]()
+
+    def called(self: Delivery, tasks: Any) -> Any:
+        if refreshed:
+            return real(self, tasks)
+        delivered.refresh()
+        refreshed.append(True)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Delivery, deliver, called)
+    run = case.run(control=delivered.control)
+    assert run.code is ExitCode.DONE
+    assert case.final("a.7z").read_bytes() == new
+    kinds = [kind for kind in run.kinds() if kind in ("target_failed", "target_resumed")]
+    assert kinds == ["target_failed", "target_resumed"]
 
 
 # -- the same order, run again ---------------------------------------------------------------------

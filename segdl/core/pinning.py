@@ -43,11 +43,18 @@ class Pinning:
 
     def relink(self, urls: tuple[ShareURL, ...]) -> bool:
         """Take fresh links. False if nothing says that they are of the object that is held."""
-        name, self.urls = self.object_name, urls
+        held, name, self.urls = self.is_of(urls), self.object_name, urls
         self._find(name)
         self._proven.clear()
         self._own.clear()
-        return self.is_known or self.pin is None or self.pin.etag is not None
+        return held
+
+    def is_of(self, urls: tuple[ShareURL, ...]) -> bool:
+        """Whether something says that such links are of the object that is held: its name, or an
+        ETag, which every request will ask for."""
+        if self.pin is None or self.pin.etag is not None:
+            return True
+        return self.object_name in {url.object_name for url in urls}
 
     def _find(self, object_name: str) -> None:
         names = [url.object_name for url in self.urls]

@@ -267,6 +267,10 @@ class Schedule:
         """Something stands where a target that nothing is known of shall go: look at that first."""
         self._want_merge(job, self._jobs[job])
 
+    def is_merging(self, job: int) -> bool:
+        """Whether somebody is at it who took it by `take_merge`."""
+        return self._entry(job).merging
+
     def _want_merge(self, job: int, entry: Job) -> None:
         entry.merge = True
         if not entry.merging and entry.state is not State.OVER:

@@ -485,11 +485,14 @@ class Desk:
         with self._change:
             self._stakes.drop(work.job)
             self._schedule.done(work, NOBODY)
+            self.outcomes.merged(work.job)
             self._bell.ring()
 
     def merge_failed(self, work: Merge, error: SegdlError) -> None:
         """The merge failed, and so its target."""
-        self.failed(NOBODY, work, error, progress=False)
+        with self._change:
+            self.failed(NOBODY, work, error, progress=False)
+            self.outcomes.merged(work.job)
 
     # -- steering ----------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ class Outcomes:
         self.recognised: set[str] = set()  # paths that were there, without a receipt
         self.failures: dict[int, SegdlError] = {}
         self.left_out: dict[tuple[str, str], LeftOut] = {}  # mirrors, by host and cause
+        self._put_off: dict[int, Target] = {}  # with fresh links of other objects
         self._bell = bell
         self._schedule = schedule
         self._targets = targets
@@ -207,6 +208,8 @@ class Outcomes:
         taken = same = lacking = delivered = 0
         for job, target in enumerate(self._targets):
             other = fresh.pop(target.path, None)
+            if other is not None:
+                self._put_off.pop(job, None)
             if job in self.receipts:
                 delivered += other is not None
             elif other is None or not same_file(target, self._size(job), other):
@@ -227,8 +230,11 @@ class Outcomes:
         return task.layout.size if task else self._targets[job].size
 
     def _renew(self, job: int, target: Target, other: Target) -> None:
-        self._targets[job] = replace(target, urls=other.urls)
         task = self._tasks.get(job)
+        if task and self._schedule.is_merging(job) and not task.pinning.is_of(other.urls):
+            self._put_off[job] = other  # to begin again would take away what is being delivered
+            return
+        self._targets[job] = replace(target, urls=other.urls)
         if task is not None and not task.relink(other.urls) and not self._restart(job, 0.0):
             return
         resumed = self._schedule.replace_hosts(job, hosts_of(other.urls), last_end(other.urls))
@@ -239,6 +245,12 @@ class Outcomes:
             resumed = True
         if resumed:
             self._emit(events.TargetResumed(target=target.path))
+
+    def merged(self, job: int) -> None:
+        """No merger is at a target any more. The caller holds the lock."""
+        other = self._put_off.pop(job, None)
+        if other is not None and job not in self.receipts:
+            self._renew(job, self._targets[job], other)
 
     # -- told ------------------------------------------------------------------------------------
 
