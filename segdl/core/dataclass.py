@@ -28,6 +28,7 @@ def _made(cls: type, frozen: bool, slots: bool, kw_only: bool, shown: bool) -> t
     made: type = dataclasses.dataclass(
         cls, init=False, repr=False, eq=False, slots=slots, kw_only=kw_only
     )
+    assert slots or not frozen, f"{cls.__qualname__}: a frozen class has slots"
     fields = dataclasses.fields(made)
     own: dict[str, Any] = {"__init__": _init(made, fields, frozen)}
     if shown:

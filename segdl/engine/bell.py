@@ -10,8 +10,8 @@ class Bell:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.change = threading.Condition(self.lock)  # workers wait for one
-        self.spare = threading.Condition(self.lock)  # and those that are too many by now, for more
+        self.change = threading.Condition(self.lock)  # workers: something to fetch, or the end
+        self.spare = threading.Condition(self.lock)  # and those beyond what is allowed
         self.due = threading.Condition(self.lock)  # mergers: something to merge, or the end
 
     def ring(self) -> None:

@@ -20,7 +20,7 @@ There is no proxy here: a request goes to the URL's host, or to where `connect_t
 
 from segdl.edges.transport.wire.bodies import Body, Reply
 from segdl.edges.transport.wire.channel import Origin
-from segdl.edges.transport.wire.plain import RawHeaders
+from segdl.edges.transport.wire.heads import RawHeaders
 from segdl.edges.transport.wire.transport import WireTransport
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from segdl.core.dataclass import dataclass
 from segdl.edges.transport.faults import BadAnswer
 from segdl.edges.transport.wire.channel import Channel
-from segdl.edges.transport.wire.plain import FinalHead, RawHeaders
+from segdl.edges.transport.wire.heads import FinalHead, RawHeaders
 
 if TYPE_CHECKING:
     from segdl.edges.transport.wire.parsed import Parser

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from segdl.edges.transport.faults import BadAnswer, Lost, TimedOut, Unanswered
 from segdl.edges.transport.wire import plain
 from segdl.edges.transport.wire.channel import Channel
+from segdl.edges.transport.wire.heads import FinalHead, RawHeaders
 from segdl.edges.transport.wire.patience import Patience
-from segdl.edges.transport.wire.plain import FinalHead, RawHeaders
 
 if TYPE_CHECKING:
     from segdl.edges.transport.wire.parsed import Parser

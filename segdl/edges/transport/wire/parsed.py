@@ -7,7 +7,7 @@ import re
 import h11
 
 from segdl.edges.transport.faults import BadAnswer, BadRequest
-from segdl.edges.transport.wire.plain import FinalHead, RawHeaders
+from segdl.edges.transport.wire.heads import FinalHead, RawHeaders
 
 MAX_INTERIM = 16
 

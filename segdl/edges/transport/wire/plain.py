@@ -1,6 +1,6 @@
 """The head of a request, and of its answer, where both are as nearly all are.
 
-An order of small files is mostly heads, and h11 takes five times as long over them. So what is
+An order of small files is mostly heads, and h11 takes seven times as long over them. So what is
 plain to see is read here: a 200 or 206 of HTTP/1.1, all in the bytes that came first, in the
 strictest grammar, with one length, and with nothing that changes how the body is framed or whether
 the connection is kept. Of whatever is not (another status, a coding, `Connection: close`, a folded
@@ -11,12 +11,9 @@ What is read here, h11 would read alike.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import lru_cache
 
-from segdl.core.dataclass import dataclass
-
-RawHeaders = Sequence[tuple[bytes, bytes]]
+from segdl.edges.transport.wire.heads import FinalHead, RawHeaders
 
 _NAME = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(rb"(?:[!-~\x80-\xff]+(?:[\t ]+[!-~\x80-\xff]+)*)?")
@@ -27,17 +24,6 @@ _HEAD = re.compile(  # RFC 9112, 4 and 5, without what it allows for old servers
 )
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _ODD = {b"connection", b"content-length", b"expect", b"transfer-encoding", b"upgrade"}
-
-
-@dataclass(frozen=True, slots=True)
-class FinalHead:
-    """The head of a final answer, and what it says of the body that follows."""
-
-    status: int
-    headers: RawHeaders  # as they came
-    early: bytes  # what came after the head, with it
-    length: int | None  # bytes; None where only the body's framing, or the close, will tell
-    keeps: bool  # the server takes another request after the body
 
 
 def request(target: bytes, headers: RawHeaders) -> bytes | None:

@@ -12,8 +12,8 @@ from segdl.edges.transport.wire.bodies import Reply, body_of
 from segdl.edges.transport.wire.channel import Channel, Origin
 from segdl.edges.transport.wire.dial import dial
 from segdl.edges.transport.wire.exchange import Exchange
+from segdl.edges.transport.wire.heads import RawHeaders
 from segdl.edges.transport.wire.patience import Patience
-from segdl.edges.transport.wire.plain import RawHeaders
 
 if TYPE_CHECKING:
     import ssl
