@@ -737,17 +737,21 @@ def test_kill_9_at_random_moments(case: Many) -> None:
     sizes = [(900, 30_000, 3000, DRAFT, 70_000)[n % 5] + n % 3 for n in range(100)]
     for number, size in enumerate(sizes):
         case.add(number, min(size, DRAFT), proofs[number // 7 % 4])
-    case.server.script(EVERY_PATH, faults.pause(0.003))
-    total, errands = sum(min(size, DRAFT) for size in sizes), 0
+    total, errands, enough = sum(min(size, DRAFT) for size in sizes), 0, 0
+
+    def has_enough() -> bool:
+        return case.server.sent() >= enough
+
+    def until_enough(wire: Wire, request: Seen, answer: Answer) -> Answer:
+        wire.pause(None if has_enough() else 0.003)  # nobody is done before he dies
+        return answer
+
+    case.server.script(EVERY_PATH, until_enough)
     for _ in range(4):
         sent, done = case.server.sent(), kept(case)
+        enough = sent + total // 6
         with Child(case, BEFORE, connections=CONNECTIONS) as child:
-            enough = sent + total // 6
-            case.server.until(
-                lambda enough=enough: (  # type: ignore[misc]
-                    case.server.sent() >= enough or child.ended()
-                )
-            )
+            case.server.until(has_enough)
             runners = children(child._process.pid)
             errands += len(runners)
             child.signal(signal.SIGKILL)
