@@ -27,7 +27,7 @@ from segdl.core.events import Event
 from segdl.core.options import Options
 from segdl.core.report import Report
 from tests.canary import CANARY
-from tests.faults import FaultServer
+from tests.faults import FaultServer, Seen
 
 SEGMENT = 64 * 1024
 SIZE = 4 * SEGMENT + 12_345  # five segments, the last one short
@@ -241,6 +241,11 @@ def assert_no_secret(error: BaseException) -> None:
     """No secret in an error, however it is shown."""
     shown = [str(error), repr(error), repr(vars(error)), *traceback.format_exception(error)]
     assert not [text for text in shown if CANARY in text]
+
+
+def at_the_end(size: int) -> Callable[[Seen], bool]:
+    """Whether a request asks for the last segment of an object of so many bytes."""
+    return lambda request: request.range is not None and request.range[1] == size
 
 
 def quick(**options: Any) -> Options:

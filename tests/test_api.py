@@ -25,7 +25,7 @@ from segdl.core.errors import ExitCode, SegdlError, TransientError
 from segdl.core.options import RateLimit, RateWindow
 from segdl.core.report import Grade
 from tests.canary import CANARY
-from tests.faults import EVERY_PATH, FaultServer, Seen, faults
+from tests.faults import EVERY_PATH, FaultServer, faults
 from tests.orders import (
     NAME,
     PATH,
@@ -34,6 +34,7 @@ from tests.orders import (
     SOON,
     Case,
     Proof,
+    at_the_end,
     facts,
     made,
     nothing_left_over,
@@ -573,18 +574,13 @@ def test_cancelled_while_it_pauses(case: Case) -> None:
     assert run.code is ExitCode.INTERRUPTED
 
 
-def at_the_end(request: Seen) -> bool:
-    """Whether it is the last segment that is asked for."""
-    return request.range is not None and request.range[1] == SIZE
-
-
 @pytest.mark.parametrize("code", [ExitCode.INTERRUPTED, ExitCode.TERMINATED, ExitCode.HANGUP])
 def test_cancel(case: Case, code: ExitCode) -> None:
     """The code becomes the report's; every target that is not delivered says so by its name."""
     for number in range(4):
         case.put(made(SIZE, number), f"/{number}")
     case.server.script(EVERY_PATH, faults.trickle(1e6))
-    case.server.script(EVERY_PATH, faults.blackhole(1000), on=at_the_end)  # of none all comes
+    case.server.script(EVERY_PATH, faults.blackhole(1000), on=at_the_end(SIZE))  # of none all comes
     control = segdl.Control()
     stop = once(events.SegmentDone, lambda: control.cancel(code))
     run = case.run(control=control, listener=stop)

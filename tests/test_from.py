@@ -427,7 +427,7 @@ Task.bring = bring
 def begun(case: Case) -> bool:
     """Whether the first segments are recorded."""
     with suppress(FileNotFoundError):
-        found = case.folder.glob("out/.segdl/work/*/index.jsonl")
+        found = (case.out / ".segdl" / "work").glob("*/index.jsonl")
         return any(path.stat().st_size > 4000 for path in found)
     return False
 

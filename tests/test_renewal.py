@@ -45,6 +45,7 @@ from tests.orders import (
     SEGMENT,
     Case,
     Proof,
+    at_the_end,
     files_under,
     made,
     nothing_left_over,
@@ -635,31 +636,9 @@ def rewritten(case: Case, text: str) -> Path:
     return path
 
 
-def test_an_object_that_nothing_says_is_the_same_is_started_again(case: Case) -> None:
-    """Another key, and no strong ETag: what is held could be of anything."""
-    old, new = made(ORDER, 1), made(ORDER, 2)
-    name = case.put(old, "/old", name="a.7z", proof=Proof.NOTHING)
-    case.may_hold(name, new)
-    case.server.put("/new", new, etag='W/"weak"')
-    control, gate = segdl.Control(), threading.Event()
-    case.server.script("/old", faults.held(gate, 1000), on=2)  # it is not all there before
-    entry = {"path": "a.7z", "size": ORDER, "url": case.server.url("/new")}
-    fresh = rewritten(case, json.dumps({"segdl": 1, "files": [entry]}))
-
-    def come() -> None:
-        control.refresh(segdl.load(fresh))
-        gate.set()
-
-    refresh = when(events.SegmentDone, come)
-    run = case.run(control=control, listener=refresh, connections=1)
-    assert run.code is ExitCode.DONE
-    assert case.final(name).read_bytes() == new
-
-
 @dataclass
-class Delivered:
-    """An order of one target whose links are replaced while it is delivered: by ones of an object
-    that nothing says is the same."""
+class Replaced:
+    """An order of one target, and links of an object that nothing says is the same."""
 
     case: Case
     control: segdl.Control = field(default_factory=segdl.Control)
@@ -679,8 +658,27 @@ class Delivered:
 
 
 @pytest.fixture
-def delivered(case: Case) -> Delivered:
-    return Delivered(case)
+def replaced(case: Case) -> Replaced:
+    return Replaced(case)
+
+
+def test_an_object_that_nothing_says_is_the_same_is_started_again(
+    case: Case, replaced: Replaced
+) -> None:
+    """Another key, and no strong ETag: what is held could be of anything."""
+    _, new = replaced.put(ORDER)
+    case.may_hold("a.7z", new)
+    gate = threading.Event()
+    case.server.script("/old", faults.held(gate, 1000), on=2)  # it is not all there before
+
+    def come() -> None:
+        replaced.refresh()
+        gate.set()
+
+    refresh = when(events.SegmentDone, come)
+    run = case.run(control=replaced.control, listener=refresh, connections=1)
+    assert run.code is ExitCode.DONE
+    assert case.final("a.7z").read_bytes() == new
 
 
 SIZES = pytest.mark.parametrize(
@@ -691,23 +689,23 @@ SIZES = pytest.mark.parametrize(
 @SIZES
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 def test_a_target_that_is_being_delivered_is_not_begun_again(
-    case: Case, delivered: Delivered, monkeypatch: pytest.MonkeyPatch,
+    case: Case, replaced: Replaced, monkeypatch: pytest.MonkeyPatch,
     size: int, deliver: str, late: bool,
 ) -> None:  # fmt: skip
     """All of it came by the links before: that is one object, too."""
-    old, _ = delivered.put(size)
+    old, _ = replaced.put(size)
     real = getattr(Delivery, deliver)
 
     def called(self: Delivery, tasks: Any) -> Any:
         if not late:
-            delivered.refresh()
+            replaced.refresh()
         found = real(self, tasks)
         if late:
-            delivered.refresh()
+            replaced.refresh()
         return found
 
     monkeypatch.setattr(Delivery, deliver, called)
-    run = case.run(control=delivered.control)
+    run = case.run(control=replaced.control)
     assert run.code is ExitCode.DONE
     assert case.final("a.7z").read_bytes() == old
     assert not [seen for seen in case.server.requests if seen.path == "/new"]
@@ -715,21 +713,21 @@ def test_a_target_that_is_being_delivered_is_not_begun_again(
 
 @SIZES
 def test_a_target_that_could_not_be_delivered_goes_on_with_the_links_that_came_meanwhile(
-    case: Case, delivered: Delivered, monkeypatch: pytest.MonkeyPatch, size: int, deliver: str
+    case: Case, replaced: Replaced, monkeypatch: pytest.MonkeyPatch, size: int, deliver: str
 ) -> None:
-    _, new = delivered.put(size)
+    _, new = replaced.put(size)
     case.may_hold("a.7z", new)
     real, refreshed = getattr(Delivery, deliver), list[bool]()
 
     def called(self: Delivery, tasks: Any) -> Any:
         if refreshed:
             return real(self, tasks)
-        delivered.refresh()
+        replaced.refresh()
         refreshed.append(True)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(Delivery, deliver, called)
-    run = case.run(control=delivered.control)
+    run = case.run(control=replaced.control)
     assert run.code is ExitCode.DONE
     assert case.final("a.7z").read_bytes() == new
     kinds = [kind for kind in run.kinds() if kind in ("target_failed", "target_resumed")]
@@ -739,17 +737,13 @@ def test_a_target_that_could_not_be_delivered_goes_on_with_the_links_that_came_m
 # -- the same order, run again ---------------------------------------------------------------------
 
 
-def at_the_end(request: Seen) -> bool:
-    """Whether it is the last segment that is asked for."""
-    return request.range is not None and request.range[1] == ORDER
-
-
 def stopped_half_way(case: Case, **options: Any) -> int:
     """An order whose run was stopped: the bytes that were sent."""
     control = segdl.Control()
     stop = when(events.SegmentDone, control.cancel)
     case.server.script(EVERY_PATH, faults.trickle(5e5))
-    case.server.script(EVERY_PATH, faults.blackhole(1000), on=at_the_end)  # of none all comes
+    # Of none all comes.
+    case.server.script(EVERY_PATH, faults.blackhole(1000), on=at_the_end(ORDER))
     assert case.run(control=control, listener=stop, **options).code is ExitCode.INTERRUPTED
     case.server.mend()
     return case.server.sent()

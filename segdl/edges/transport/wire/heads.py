@@ -15,6 +15,6 @@ class FinalHead:
 
     status: int
     headers: RawHeaders  # as they came
-    early: bytes  # what came with the head, and is not of it
+    early: bytes  # what came with the head, and is not of it; whoever parses the body has it too
     length: int | None  # bytes; None where only the body's framing, or the close, will tell
     keeps: bool  # the server takes another request after the body
